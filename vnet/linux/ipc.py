@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from drivers.contracts.ipc import FdSocket, Handle, Notifier, SharedMemory, Unusable
+from drivers.contracts.ipc import FdSocket, Handle, Ipc, Notifier, SharedMemory, Unusable
 from drivers.errors import TransportLost
 from vnet.linux import unix_socket as listen
 from vnet.linux.memory import PAGE, full_fence
@@ -29,6 +29,7 @@ __all__ = [
     "UnixSocket",
     "connect",
     "mapped_span",
+    "notifiers",
     "socket_pair",
 ]
 
@@ -369,6 +370,22 @@ class LocalIpc:
 
     def watch(self, handle: Handle, callback: Callable[[], None]) -> Handle:
         return _Watch(handle, self._poller, callback)
+
+
+def notifiers(ipc: Ipc, handles: list[Handle]) -> list[Notifier]:
+    """Return the notifying ends of events, whose handles it takes out of the list.
+
+    If one is not an event, closes those that it took and raises Unusable.
+    """
+    taken: list[Notifier] = []
+    try:
+        while handles:
+            taken.append(ipc.notifier(handles.pop(0)))
+    except Unusable:
+        for notifier in taken:
+            notifier.close()
+        raise
+    return taken
 
 
 def _seals(fd: int) -> int:

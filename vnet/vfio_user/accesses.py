@@ -20,6 +20,19 @@ def _check_access(name: str, offset: int, count: int, most: int = DATA_MAX) -> N
         raise Refused(f"{name}: {count} bytes at {offset:#x}: must be 1 to {most}")
 
 
+def _split(name: str, form: struct.Struct, body: bytes) -> tuple[list[int], bytes]:
+    """Return the other fields of a body, and its data. In ``form`` the data's place comes first, and their size last.
+
+    Raises Refused.
+    """
+    *fields, count = form.unpack_from(body)
+    _check_access(name, fields[0], count)
+    data = body[form.size :]
+    if len(data) != count:
+        raise Refused(f"{name}: {len(data)} bytes instead of {count}")
+    return fields, data
+
+
 @attrs.frozen
 class RegionRead(PackedPayload):
     """A read of ``count`` bytes of a region."""
@@ -48,11 +61,7 @@ class RegionWrite:
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
-        offset, region, count = RegionRead.FORM.unpack_from(body)
-        _check_access("REGION_WRITE", offset, count)
-        data = body[RegionRead.FORM.size :]
-        if len(data) != count:
-            raise Refused(f"REGION_WRITE: {len(data)} bytes instead of {count}")
+        (offset, region), data = _split("REGION_WRITE", RegionRead.FORM, body)
         return cls(offset, region, data)
 
     def emit(self) -> bytes:
@@ -113,14 +122,14 @@ class DmaData:
     data: bytes
     SIZES: ClassVar = (16, 16 + DATA_MAX)
 
+    @property
+    def count(self) -> int:
+        return len(self.data)
+
     @classmethod
     def parse(cls, body: bytes) -> Self:
-        address, count = DmaAccess.FORM.unpack_from(body)
-        _check_access("DMA_WRITE", address, count)
-        data = body[DmaAccess.FORM.size :]
-        if len(data) != count:
-            raise Refused(f"DMA_WRITE: {len(data)} bytes instead of {count}")
+        (address,), data = _split("DMA_WRITE", DmaAccess.FORM, body)
         return cls(address, data)
 
     def emit(self) -> bytes:
-        return DmaAccess(self.address, len(self.data)).emit() + self.data
+        return DmaAccess(self.address, self.count).emit() + self.data

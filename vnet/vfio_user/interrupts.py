@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from drivers.contracts.ipc import Handle, Ipc, Notifier, Unusable
+from vnet.linux.ipc import notifiers
 from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.vfio_user.constants import IrqFlag, IrqSet, IrqType
 from vnet.vfio_user.payloads import Refused, SetIrqs
@@ -89,11 +90,15 @@ class ClientInterrupts:
             IrqType.MSI: function.msi_vectors,
             IrqType.MSIX: function.vectors,
         }
-        handle = function
         self._messages: Mapping[int, _Messages] = {
-            IrqType.MSI: _Messages(_enable_msi(handle), handle.disable_msi, handle.request_msi, handle.free_msi),
+            IrqType.MSI: _Messages(
+                lambda count: function.enable_msi(1 << (count - 1).bit_length()),  # their number is a power of two
+                function.disable_msi,
+                function.request_msi,
+                function.free_msi,
+            ),
             IrqType.MSIX: _Messages(
-                lambda _: handle.enable_msix(), handle.disable_msix, handle.request_irq, handle.free_irq
+                lambda _: function.enable_msix(), function.disable_msix, function.request_irq, function.free_irq
             ),
         }
         self._line: Notifier | None = None
@@ -153,16 +158,11 @@ class ClientInterrupts:
             self._close_line()
 
     def _take(self, handles: list[Handle]) -> list[Notifier]:
-        """Return the handles as eventfds. Raises Refused, with all closed."""
-        notifiers: list[Notifier] = []
+        """Return the handles as eventfds. Raises Refused."""
         try:
-            while handles:
-                notifiers.append(self._ipc.notifier(handles.pop(0)))
+            return notifiers(self._ipc, handles)
         except Unusable as exc:
-            for notifier in notifiers:
-                notifier.close()
             raise Refused(f"DEVICE_SET_IRQS: {exc}") from None
-        return notifiers
 
     def _set_line(self, request: SetIrqs, handles: list[Handle]) -> None:
         if IrqSet.EVENTFD in request.flags:
@@ -207,8 +207,3 @@ class ClientInterrupts:
         self._masked = False
         if line is not None:
             line.close()
-
-
-def _enable_msi(function: PciFunctionHandle) -> Callable[[int], object]:
-    """Return the call that turns MSI on for at least so many vectors: their number is a power of two."""
-    return lambda count: function.enable_msi(1 << (count - 1).bit_length())

@@ -44,7 +44,6 @@ class Channel:
         self._assembler = Assembler(server=True)
         self._patience = patience
         self._end: ProtocolError | TransportLost | None = None
-        self.requests = 0
         self.serve: Callable[[Message], bytes] = _refuse
         """Returns the reply to a command of the server. Raises Refused."""
 
@@ -74,7 +73,6 @@ class Channel:
 
     def post(self, command: Command, payload: Payload | None = None) -> None:
         """Send a request without a reply."""
-        self.requests += 1
         self._block(command, self._send(self._session.post(command, payload)))
 
     async def watch(self) -> ProtocolError | TransportLost:
@@ -125,7 +123,6 @@ class Channel:
             raise self._ended(exc) from None
 
     def _exchange(self, command: Command, payload: Payload | None, handles: Sequence[Handle]) -> Steps[Reply]:
-        self.requests += 1
         yield from self._send(self._session.request(command, payload), handles)
         for _ in range(COMMANDS_MAX):
             while (message := self._receive_now()) is None:

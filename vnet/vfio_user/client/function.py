@@ -36,6 +36,10 @@ __all__ = ["RemoteFunction"]
 BAR_BYTES = 24
 """Bytes of the six BAR registers."""
 BAR_ADDRESS = ~0xF
+TAKE = IrqSet.EVENTFD | IrqSet.TRIGGER
+DISABLE = IrqSet.NONE | IrqSet.TRIGGER
+UNMASK = IrqSet.NONE | IrqSet.UNMASK
+"""Actions on interrupts: set an eventfd, remove all eventfds, unmask."""
 
 
 class _RemoteBar:
@@ -98,8 +102,7 @@ class RemoteFunction:
         """Take the function's INTx. Raises ProtocolError, TransportLost, Refused."""
         if self.layout.intx:
             line = self._line = self._ipc.watch(self._ipc.make_event(), self._interrupt)
-            flags = IrqSet.EVENTFD | IrqSet.TRIGGER
-            await self._channel.ask(Command.DEVICE_SET_IRQS, SetIrqs(20, flags, IrqType.INTX, 0, 1), (line,))
+            await self._channel.ask(Command.DEVICE_SET_IRQS, _irqs(TAKE, IrqType.INTX, 0, 1), (line,))
 
     def close(self) -> None:
         """Release the interrupts and the doorbells."""
@@ -223,25 +226,22 @@ class RemoteFunction:
             event = self._ipc.watch(self._ipc.make_event(), partial(self._table.fire, vector))
         except Unusable:
             return  # this process has no descriptor left: the driver gets no interrupt
-        flags = IrqSet.EVENTFD | IrqSet.TRIGGER
-        if self._try(Command.DEVICE_SET_IRQS, SetIrqs(20, flags, IrqType.MSIX, vector, 1), event):
+        if self._try(Command.DEVICE_SET_IRQS, _irqs(TAKE, IrqType.MSIX, vector, 1), event):
             self._vectors[vector] = event
         else:
             event.close()
 
     def _disable_msix(self) -> None:
         if self._vectors:
-            flags = IrqSet.NONE | IrqSet.TRIGGER
-            self._try(Command.DEVICE_SET_IRQS, SetIrqs(20, flags, IrqType.MSIX, 0, 0))
+            self._try(Command.DEVICE_SET_IRQS, _irqs(DISABLE, IrqType.MSIX, 0, 0))
             self._close_vectors()
 
     def _interrupt(self) -> None:
         """Deliver INTx, and unmask it: the server asserts it again if the function still does."""
         self._link.intx(self._number, True)
         self._link.intx(self._number, False)
-        flags = IrqSet.NONE | IrqSet.UNMASK
         try:
-            self._channel.post(Command.DEVICE_SET_IRQS, SetIrqs(20, flags, IrqType.INTX, 0, 1))
+            self._channel.post(Command.DEVICE_SET_IRQS, _irqs(UNMASK, IrqType.INTX, 0, 1))
         except DriverError:
             pass
 
@@ -257,18 +257,20 @@ class RemoteFunction:
         if not self._command & PciCommand.BUS_MASTER:
             raise Refused(f"{command_name(message.command)}: bus mastering is off", errno.EACCES)
         assert isinstance(request, DmaData | DmaAccess)  # by the table of messages
-        writes = isinstance(request, DmaData)
-        count = len(request.data) if isinstance(request, DmaData) else request.count
         try:
-            view = self._memory.view(Addr(request.address), count, writes)
+            view = self._memory.view(Addr(request.address), request.count, isinstance(request, DmaData))
         except MemoryFault as exc:
             raise Refused(f"{command_name(message.command)}: {exc}", errno.EFAULT) from None
         if isinstance(request, DmaData):
             view[:] = request.data
-            answer: Payload = DmaAccess(request.address, count)
+            answer: Payload = DmaAccess(request.address, request.count)
         else:
             answer = DmaData(request.address, bytes(view))
         return reply(message, answer.emit())
+
+
+def _irqs(action: IrqSet, kind: IrqType, start: int, count: int) -> SetIrqs:
+    return SetIrqs(SetIrqs.SIZES[0], action, kind, start, count)
 
 
 def _overlay(registers: bytearray, start: int, offset: int, data: bytes) -> bool:

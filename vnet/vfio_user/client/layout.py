@@ -11,7 +11,7 @@ import attrs
 from drivers.carriers.framing import ProtocolError
 from drivers.contracts.ipc import Handle, Notifier, Unusable
 from rings.memory import ADDRESS_END
-from vnet.linux.ipc import FileHandle, LocalIpc
+from vnet.linux.ipc import FileHandle, LocalIpc, notifiers
 from vnet.linux.memory import HostMemory
 from vnet.pcie.config_space import (
     CAP_MSIX,
@@ -209,13 +209,11 @@ async def _doorbells_of(channel: Channel, ipc: LocalIpc, bar: int, size: int) ->
     except Refused:
         return {}
     assert isinstance(reply.payload, RegionIoFdsReply)  # by the table of messages
-    events: list[Notifier] = []
     try:
         _check_doorbells(reply.payload, reply.handles, bar, size)
-        while reply.handles:
-            events.append(ipc.notifier(_pop(reply.handles)))
+        events = notifiers(ipc, reply.handles)
     except (ProtocolError, Unusable) as exc:
-        for handle in (*reply.handles, *events):
+        for handle in reply.handles:
             handle.close()
         raise ProtocolError(f"DEVICE_GET_REGION_IO_FDS: {exc}") from None
     bells = {(bar, row.offset, row.size): row for row in reply.payload.doorbells if row.kind == IO_EVENT}
@@ -224,10 +222,6 @@ async def _doorbells_of(channel: Channel, ipc: LocalIpc, bar: int, size: int) ->
         if index not in used:
             event.close()
     return {place: Doorbell(events[row.fd], _value(row)) for place, row in bells.items()}
-
-
-def _pop(handles: list[Handle]) -> Handle:
-    return handles.pop(0)
 
 
 def _check_doorbells(reply: RegionIoFdsReply, handles: list[Handle], bar: int, size: int) -> None:
