@@ -144,7 +144,7 @@ class NtbEpf:
     def _check(self) -> None:
         function = self._function
         spads = 4 * self.spad_count
-        if not 1 <= self.spad_count <= MAX_SPADS or (self._spads + 2 * spads > function.bar_size(Bar.CONFIG)):
+        if not 1 <= self.spad_count <= MAX_SPADS or self._spads + 2 * spads > function.bar_size(Bar.CONFIG):
             raise ProbeError(f"{self.name}: {self.spad_count} scratchpads don't fit into their BAR")
         if not 4 <= self._db_entry <= function.bar_size(Bar.DOORBELLS) // VECTORS or self._db_entry % 4:
             raise ProbeError(f"{self.name}: it reports doorbells of {self._db_entry} bytes")
@@ -289,10 +289,9 @@ class NtbEpf:
         limits = self.mw_get_align(window)
         if addr % limits.addr_align or not 0 < size <= limits.size_max:
             raise ValueError(f"{self.name}: window {window} can't expose {size} bytes at {addr:#x}")
-        for word, value in ((Word.ADDR_LO, addr & WORD_MASK), (Word.ADDR_HI, addr >> 32)):
-            self._function.bar_write(Bar.CONFIG, word, 4, value)
-        for word, value in ((Word.SIZE, size & WORD_MASK), (Word.SIZE_HI, size >> 32)):
-            self._function.bar_write(Bar.CONFIG, word, 4, value)
+        for low, high, value in ((Word.ADDR_LO, Word.ADDR_HI, addr), (Word.SIZE, Word.SIZE_HI, size)):
+            self._function.bar_write(Bar.CONFIG, low, 4, value & WORD_MASK)
+            self._function.bar_write(Bar.CONFIG, high, 4, value >> 32)
         self._command(FunctionCommand.CONFIGURE_MW, window)
 
     def mw_clear_trans(self, window: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from drivers.carriers.ntb_registers import DB_ENTRY_SIZE, FIRST_DB, SPAD_OFFSET, VECTORS, Word
 from vnet.link.base import all_ones
 
-__all__ = ["ConfigBar", "DoorbellBar", "WindowBar", "Words", "bank"]
+__all__ = ["ConfigBar", "DoorbellBar", "WindowBar", "Words"]
 
 HALVES = Word.STATUS, Word.STATUS + 2
 """Registers of 16 bits."""
