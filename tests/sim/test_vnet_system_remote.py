@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from support.rigs.two_processes import apart, real_time
+from support.topologies import TWO_HOSTS
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.blk import DiskEnd
 from vnet.system.snapshot import take_snapshot
@@ -21,14 +22,7 @@ ENDS = {
     "blk": "device = { size = 1 }",
     "rpmsg": "device = { channels = [{ name = 'echo', surface = 'echo' }] }",
 }
-FILE = """\
-[hosts.rc]
-[hosts.ep]
-[links.pcie0]
-root = "rc"
-endpoint = "ep"
-vfio_user = "{socket}"
-"""
+FILE = TWO_HOSTS + 'vfio_user = "{socket}"\n'
 DEVICE = """
 [devices.{name}]
 type = "{kind}"

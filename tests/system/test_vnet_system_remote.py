@@ -14,15 +14,13 @@ import pytest
 
 from support.cli import PING, READY, Up, clean_machine, left_behind, vnet
 from support.machine import RequireTool
+from support.topologies import TWO_HOSTS
 
 pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(300)]
 
-TOPOLOGY = """\
-[hosts.rc]
-[hosts.ep]
-[links.pcie0]
-root = "rc"
-endpoint = "ep"
+TOPOLOGY = (
+    TWO_HOSTS
+    + """\
 vfio_user = "{folder}/link"
 [devices.net0]
 link = "pcie0"
@@ -35,6 +33,7 @@ function = 1
 driver = {{ nbd = "{folder}/disk.sock" }}
 device = {{ store = "file", path = "{folder}/disk.img", size = 8 }}
 """
+)
 PATIENCE = 60.0
 
 
