@@ -19,6 +19,7 @@ from vnet.views.system import (
     QueueCounters,
     QueueView,
     SystemView,
+    VerdictView,
 )
 
 END = EndView("memory", True)
@@ -87,6 +88,14 @@ def test_a_device_has_the_drops_of_both_ends_and_its_resets() -> None:
     assert device.drops == 2
     assert device.resets == 2
     assert device.causes == {"device.port.too_long": 4, "driver.port.refused": 1}
+
+
+def test_a_device_that_is_unwell_has_its_verdict_on_one_line() -> None:
+    after = system()
+    verdict = VerdictView("down", "", "down: a reason", "vnet show net0")
+    unwell = attrs.evolve(after, devices={"net0": attrs.evolve(after.devices["net0"], verdict=verdict)})
+    assert rates_between(after, unwell, 1.0).devices[0].verdict == "unwell: down: a reason; see vnet show net0"
+    assert rates_between(unwell, after, 1.0).devices[0].verdict == ""
 
 
 @pytest.mark.parametrize("empty", [SystemView("t", {}, {}, {}, {}, {})])

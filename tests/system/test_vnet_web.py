@@ -116,6 +116,7 @@ def test_the_page_shows_a_running_system_and_is_used_by_keyboard(browser: webdri
     press(browser, Keys.SPACE)
     wait(browser, lambda: "down: pcie0, net0" in text(browser, "#state"))
     assert text(browser, "#outcome") == "pcie0 is down"
+    wait(browser, lambda: "; unwell: down: " in text(browser, "#devices"))
     wait(browser, lambda: "pcie0, down" in text(browser, "#topology svg"))
     wait(browser, lambda: "VNET_LINK_DOWN  link=pcie0" in text(browser, "#log"))
     assert browser.switch_to.active_element.text == "pcie0 is down: bring it up"

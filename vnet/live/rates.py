@@ -67,6 +67,8 @@ class DeviceRates:
     """Lost packets per second at both ends, those of the ports included."""
     causes: Mapping[str, int]
     """Lost packets since the start, as "side.place.cause"."""
+    verdict: str = ""
+    """Its verdict on one line; empty if it is well."""
 
 
 @attrs.frozen
@@ -161,6 +163,7 @@ def _device(name: str, device: DeviceView, before: SystemView, after: SystemView
         _grown(device.device.resets, old.device.resets) / seconds,
         _grown(sum(causes.values()), sum(before.drops_of(name).values())) / seconds,
         causes,
+        "" if device.verdict is None else device.verdict.words,
     )
 
 

@@ -70,7 +70,8 @@ export function showControls(rates) {
     const device = devices.get(row.dataset.key);
     const words = row.querySelector(".words");
     const state = device.up ? "up" : `down: ${device.trouble}`;
-    say(words, `${device.name}: ${device.type} over ${device.transport}, ${state}; restarts ${device.restarts}`);
-    words.classList.toggle("down", !device.up);
+    const title = `${device.name}: ${device.type} over ${device.transport}, ${state}; restarts ${device.restarts}`;
+    say(words, device.verdict ? `${title}; ${device.verdict}` : title);
+    words.classList.toggle("down", !device.up || Boolean(device.verdict));
   }
 }
