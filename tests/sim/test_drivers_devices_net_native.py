@@ -22,13 +22,10 @@ from drivers.flow.pump import AGAIN, QueueEnd
 from rings.formats import FORMATS
 from rings.memory import Addr
 from rings.native import NATIVE
-from rings.packed.virtqueue import PackedVirtqueue
-from rings.packed.vringh import PackedVringh
 from rings.queue import Virtqueue, Vringh
-from rings.split.virtqueue import SplitVirtqueue
-from rings.split.vringh import SplitVringh
 from support.native import NEEDS_NATIVE
 from support.rigs.tun import ALL, IPV4, OTHER, OWN, PEER, PLAIN, Socket, ipv4, ipv6
+from support.rigs.twin import makers
 from vnet.emitters.chains import QueueChains
 from vnet.emitters.ports import PortEnd, watch_port
 from vnet.linux.memory import HostMemory
@@ -40,10 +37,6 @@ if TYPE_CHECKING or NATIVE:
 
 pytestmark = NEEDS_NATIVE
 
-PYTHON: dict[str, tuple[Callable[..., Virtqueue], Callable[..., Vringh]]] = {
-    "split": (SplitVirtqueue, SplitVringh),
-    "packed": (PackedVirtqueue, PackedVringh),
-}
 NUM, SIZE = 8, 65664
 CSUM = bytes.fromhex("0100") + bytes(4) + bytes.fromhex("14000600") + bytes(2)
 GSO = bytes.fromhex("0101360064001400") + bytes.fromhex("0600") + bytes(2)
@@ -63,7 +56,7 @@ class Stack:
     def __init__(self, form: str, kind: str, native: bool, filtered: bool) -> None:
         self.native, self.kind = native, kind
         self.memory = HostMemory(8 << 20)
-        make_driver, make_device = (FORMATS[form].driver, FORMATS[form].device) if native else PYTHON[form]
+        make_driver, make_device = makers(form, native)
         self.sockets = Socket(), Socket()
         self.ports = [
             self._port(device, mac, peer)

@@ -85,10 +85,7 @@ async def half_a_message(front: FrontEnd) -> None:
 async def broken_ring(front: FrontEnd) -> None:
     await front.bring_up()
     [ring] = front.rings
-    view = front.memory.view(ring.addrs.driver, 4 + 2 * NUM, True)
-    view[4:6] = NUM.to_bytes(2, "little")  # a head beyond the ring
-    view[2:4] = (1).to_bytes(2, "little")
-    ring.kick()
+    ring.offer_first(NUM)  # a head beyond the ring
     while not (await front.ask(R.GET_STATUS)).value & 64:  # noqa: ASYNC110
         await trio.sleep(0.01)
 

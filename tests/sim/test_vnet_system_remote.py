@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from support.rigs.two_processes import apart, real_time
+from support.rigs.two_processes import apart, clock
 from support.topologies import TWO_HOSTS
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.blk import DiskEnd
@@ -16,6 +16,8 @@ from vnet.system.snapshot import take_snapshot
 from vnet.system.world import World, open_world
 from vnet.testing import FRAME, fds, until
 from vnet.topology import Topology, parse, part_of
+
+__all__ = ["clock"]  # a fixture
 
 ENDS = {
     "net": "driver = { kind = 'memory' }\ndevice = { kind = 'memory' }",
@@ -33,14 +35,9 @@ function = {function}
 """
 
 
-@pytest.fixture
-def clock() -> MockClock:
-    return real_time()
-
-
-def halves(folder: Path, *kinds: str, transport: str = "pci", more: str = "") -> tuple[Topology, Topology]:
+def halves(folder: Path, *kinds: str, transport: str = "pci") -> tuple[Topology, Topology]:
     """Return the root's and the endpoint's part of a topology with a device of each kind, which are its names."""
-    text = FILE.format(socket=folder / "link") + more
+    text = FILE.format(socket=folder / "link")
     for function, kind in enumerate(kinds):
         ends = ENDS.get(kind, "")
         text += DEVICE.format(name=kind, kind=kind, transport=transport, function=function, ends=ends)

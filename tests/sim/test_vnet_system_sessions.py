@@ -75,10 +75,7 @@ async def test_a_queue_that_breaks_is_logged_with_its_cause(tmp_path: Path, capl
     async with served_disk(tmp_path) as disk, disk.front() as front:
         await front.bring_up()
         [ring] = front.rings
-        view = front.memory.view(ring.addrs.driver, 4 + 2 * ring.num, True)
-        view[4:6] = (77).to_bytes(2, "little")
-        view[2:4] = (1).to_bytes(2, "little")
-        ring.kick()
+        ring.offer_first(77)
         await until(lambda: bool(caplog.records))
         stands = "blk0 requestq1 (device on serve): broke and is stopped until the driver resets the device"
         assert caplog.messages == [f"{stands}: available entry 0 names descriptor 77 of 8 (VIRTIO 1.4, 2.7.6)"]

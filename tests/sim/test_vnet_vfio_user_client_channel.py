@@ -11,7 +11,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from support.rigs.vfio_user_server import COMMANDS, HANG_UP, SILENCE, open_scene, real_time
+from support.rigs.two_processes import clock
+from support.rigs.vfio_user_server import COMMANDS, HANG_UP, SILENCE, open_scene
 from vnet.link.base import all_ones
 from vnet.pcie.config_space import COMMAND, PciCommand
 from vnet.vfio_user.accesses import DmaAccess, DmaData
@@ -21,12 +22,9 @@ from vnet.vfio_user.constants import DATA_MAX, FDS_MAX, MESSAGE_MAX, Command, He
 from vnet.vfio_user.messages import HEADER_SIZE, emit
 from vnet.vfio_user.payloads import Payload
 
+__all__ = ["clock"]  # a fixture
+
 C = Command
-
-
-@pytest.fixture
-def clock() -> MockClock:
-    return real_time()
 
 
 def patched(at: int, form: str, value: int) -> Callable[[bytes], bytes]:

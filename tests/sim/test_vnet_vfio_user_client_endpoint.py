@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import trio
 from trio.testing import MockClock
 
-from support.rigs.two_processes import real_time
+from support.rigs.two_processes import clock
 from support.rigs.vfio_user_server import open_scene
 from vnet.testing import until
 from vnet.vfio_user.constants import Command
 
+__all__ = ["clock"]  # a fixture
+
 C = Command
-
-
-@pytest.fixture
-def clock() -> MockClock:
-    return real_time()
 
 
 async def test_a_server_that_hangs_up_takes_the_link_down_and_up(tmp_path: Path, clock: MockClock) -> None:

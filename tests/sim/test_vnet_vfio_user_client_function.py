@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from trio.testing import MockClock
 
-from support.rigs.two_processes import real_time
+from support.rigs.two_processes import clock
 from support.rigs.vfio_user_server import BELL, open_scene
 from vnet.linux.memory import MSI_BASE
 from vnet.pcie.config_space import COMMAND, PciCommand
 from vnet.testing import until
 from vnet.vfio_user.constants import Command
 
+__all__ = ["clock"]  # a fixture
+
 C = Command
-
-
-@pytest.fixture
-def clock() -> MockClock:
-    return real_time()
 
 
 async def test_registers_of_a_bar_are_read_and_written(tmp_path: Path, clock: MockClock) -> None:

@@ -10,19 +10,17 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
-from support.rigs.vfio_user_server import BELL, open_scene, real_time
+from support.rigs.two_processes import clock
+from support.rigs.vfio_user_server import BELL, open_scene
 from vnet.vfio_user.constants import Command, Region
 from vnet.vfio_user.messages import HEADER_SIZE
 from vnet.vfio_user.payloads import IoDoorbell
+__all__ = ["clock"]  # a fixture
+
 
 C = Command
 BODY = HEADER_SIZE
 Lie = Callable[[bytes], bytes]
-
-
-@pytest.fixture
-def clock() -> MockClock:
-    return real_time()
 
 
 def region(index: int, size: int) -> Lie:

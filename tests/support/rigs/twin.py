@@ -16,16 +16,21 @@ from rings.memory import Addr
 from rings.native.device import PlainFirst
 from rings.packed.virtqueue import PackedVirtqueue
 from rings.packed.vringh import PackedVringh
+from rings.queue import Virtqueue, Vringh
 from rings.sides import DeviceSide, DriverSide
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 from rings.testing import Guarded
 
-__all__ = ["HOSTILE", "LAWFUL", "NUMS", "PAYLOAD", "Call", "every_batch_in_c", "play", "twin"]
+__all__ = ["HOSTILE", "LAWFUL", "NUMS", "PAYLOAD", "Call", "every_batch_in_c", "makers", "play", "twin"]
 
 PAYLOAD, OTHER = Addr(0x20_0000), Addr(0x30_0000)
 BLOCK = 4096
-PYTHON = {"split": (SplitVirtqueue, SplitVringh), "packed": (PackedVirtqueue, PackedVringh)}
+Makers = tuple[Callable[..., Virtqueue], Callable[..., Vringh]]
+PYTHON: dict[str, Makers] = {
+    "split": (SplitVirtqueue, SplitVringh),
+    "packed": (PackedVirtqueue, PackedVringh),
+}
 NUMS = st.sampled_from([1, 2, 4, 8])
 
 Call = tuple[str, tuple[int, ...]]
@@ -178,12 +183,19 @@ def every_batch_in_c() -> Iterator[None]:
         PlainFirst.PLAIN_FROM = former
 
 
+def makers(form: str, native: bool) -> Makers:
+    """Return the makers of both sides of a ring, which take plain chains in C, or do all in Python."""
+    if native:
+        return FORMATS[form].driver, FORMATS[form].device
+    return PYTHON[form]
+
+
 def twin(form: str, num: int, event_idx: bool, native: bool) -> Twin:
     memory = Guarded()
     addrs = memory.grant_ring(num, form == "packed")
     for at in (PAYLOAD, OTHER):
         memory.add(at, memoryview(bytearray(range(256)) * (BLOCK // 256)))
-    make_driver, make_device = (FORMATS[form].driver, FORMATS[form].device) if native else PYTHON[form]
+    make_driver, make_device = makers(form, native)
     driver = make_driver(memory, num, addrs, event_idx=event_idx)
     device = make_device(memory, num, addrs, event_idx=event_idx, indirect=True)
     assert isinstance(driver, SplitVirtqueue | PackedVirtqueue)

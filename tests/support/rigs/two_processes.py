@@ -6,17 +6,19 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 import trio.testing
 
 from vnet.system.world import World, open_world
 from vnet.topology import Topology
 
-__all__ = ["apart", "real_time"]
+__all__ = ["apart", "clock"]
 
 
-def real_time() -> trio.testing.MockClock:
-    """Return a clock for tests that wait for another thread, which a clock that jumps would not wait for."""
+@pytest.fixture
+def clock() -> trio.testing.MockClock:
+    """A clock for tests that wait for another thread, which a clock that jumps would not wait for."""
     return trio.testing.MockClock(rate=1.0)
 
 

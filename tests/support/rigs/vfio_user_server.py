@@ -17,7 +17,6 @@ import trio
 from drivers.contracts.hw import PciHeader
 from drivers.contracts.ipc import Handle
 from drivers.errors import TransportLost
-from support.rigs.two_processes import real_time
 from vnet.link.base import all_ones
 from vnet.link.ideal import IdealLink
 from vnet.linux.ipc import InstantSocket, LocalIpc
@@ -37,7 +36,7 @@ from vnet.vfio_user.messages import Assembler, Message
 from vnet.vfio_user.server import VfioUserRoot
 from vnet.vfio_user.session import Doorbell, Session
 
-__all__ = ["BELL", "COMMANDS", "HANG_UP", "SILENCE", "LyingServer", "Registers", "Scene", "open_scene", "real_time"]
+__all__ = ["BELL", "COMMANDS", "HANG_UP", "SILENCE", "LyingServer", "Registers", "Scene", "open_scene"]
 
 MIB = 1 << 20
 BAR_SIZE = 4096

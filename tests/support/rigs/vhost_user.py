@@ -101,6 +101,13 @@ class Ring:
     def kick(self) -> None:
         os.eventfd_write(self.kick_fd, 1)
 
+    def offer_first(self, head: int) -> None:
+        """Make ``head`` available as the first entry of a split ring, whatever it names, and kick."""
+        view = self._memory.view(self.addrs.driver, 4 + 2 * self.num, True)
+        view[4:6] = head.to_bytes(2, "little")
+        view[2:4] = (1).to_bytes(2, "little")
+        self.kick()
+
     @property
     def used_idx(self) -> int:
         return int.from_bytes(self._memory.view(self.addrs.device, 4)[2:], "little")
