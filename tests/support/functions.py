@@ -56,7 +56,7 @@ class Machine:
     def _serve(self, folder: Path, name: str, *argv: str) -> None:
         served = Serve(folder, name, *argv, by="--vfio-user")
         self.functions[name] = served
-        self.stack.callback(lambda: served.end() if served.process.poll() is None else None)
+        self.stack.callback(served.close)
 
     def _enumerated(self) -> dict[str, str]:
         """Return the address of each function in the guest, by its vendor and device id."""

@@ -23,8 +23,8 @@ MORE_PROGRAMS = ("/usr/bin/lspci", "/usr/sbin/e2fsck")
 FILES = ("/usr/share/misc/pci.ids",)
 EVENTFDS_OF_RING = 3
 """Eventfds of a back end with one ring that runs: call, error and, the last one in the handshake, kick."""
-RINGS_PATIENCE = 60.0
-"""Seconds that a guest may take to set up its rings."""
+PATIENCE = 180.0
+"""Seconds that a guest may take to set up its rings, and a back end to end, on a machine that is busy."""
 
 
 @pytest.fixture(scope="session")
@@ -55,8 +55,12 @@ class Serve:
                 self._argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
             )
         assert self.process.stdout is not None
-        output = self.process.stdout.readline()
-        assert "Ctrl-C ends it" in output, output + self._errors.read_text()
+        try:
+            output = self.process.stdout.readline()
+            assert "Ctrl-C ends it" in output, output + self._errors.read_text()
+        except BaseException:
+            self._kill()
+            raise
 
     @property
     def output(self) -> str:
@@ -68,7 +72,7 @@ class Serve:
         QEMU 7.2 never connects again if its back end ends during their handshake.
         """
         process = Path("/proc") / str(self.process.pid)
-        deadline = time.monotonic() + RINGS_PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while "memory-backend" not in (process / "maps").read_text() or self._eventfds(process) < EVENTFDS_OF_RING:
             assert time.monotonic() < deadline, self.output
             time.sleep(0.01)
@@ -88,7 +92,20 @@ class Serve:
 
     def wait(self, status: int = 0) -> None:
         """Wait for its end with this status."""
-        assert self.process.wait(60) == status, self.output
+        try:
+            assert self.process.wait(PATIENCE) == status, self.output
+        finally:
+            self._kill()
+        assert "Traceback" not in self.output, self.output
+
+    def close(self) -> None:
+        """End it, unless a test has done so."""
+        if self.process.poll() is None:
+            self.end()
+
+    def _kill(self) -> None:
+        """Leave no process, also if it did not start or end as it should."""
+        self.process.kill()
+        self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
-        assert "Traceback" not in self.output, self.output

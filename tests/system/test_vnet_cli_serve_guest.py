@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from rings.layout import WRITE
+from support.cli import vnet
 from support.guest import Guest, GuestKernel, Serve, guest_kernel
 from support.machine import RequireTool, ip
-from support.paths import VNET
 from vnet.system.qemu import qemu_version, reconnect
 
 __all__ = ["guest_kernel"]
@@ -92,11 +92,7 @@ class Machine:
 
     def add(self, name: str, *argv: str) -> None:
         self.serve[name] = Serve(self.folder, name, *argv)
-        self.stack.callback(self._end, name)
-
-    def _end(self, name: str) -> None:
-        if self.serve[name].process.poll() is None:
-            self.serve[name].end()
+        self.stack.callback(self.serve[name].close)
 
     def set_up(self) -> None:
         for index in range(len(OFF)):
@@ -144,8 +140,7 @@ def test_the_ring_in_the_guest_s_memory_is_shown_while_a_ping_runs(machine: Mach
     index = list(OFF).index(name)
 
     def show(queue: str) -> dict[str, Any]:
-        command = [VNET, "show", "--json", "--name", f"serve-net-{name}", "net0", queue]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        done = vnet("show", "--json", "--name", f"serve-net-{name}", "net0", queue)
         assert done.returncode == 0, done.stderr
         shown = json.loads(done.stdout)
         assert isinstance(shown, dict)

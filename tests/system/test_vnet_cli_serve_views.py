@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.cli import PATIENCE
+from support.cli import PATIENCE, vnet
 from support.guest import Serve
 from support.machine import RequireTool
 from support.paths import VNET
@@ -40,12 +40,12 @@ def serve(stack: ExitStack, folder: Path, *options: str, by: str = "--vhost-user
     image = folder / "disk.img"
     image.write_bytes(bytes(1 << 20))
     served = Serve(folder, "t-disk", "blk", "--file", str(image), *options, by=by)
-    stack.callback(lambda: served.end() if served.process.poll() is None else None)
+    stack.callback(served.close)
     return served
 
 
 def run(*argv: str, status: int = 0) -> str:
-    done = subprocess.run([VNET, *argv], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = vnet(*argv)
     assert done.returncode == status, done.stderr
     return done.stdout if not status else done.stderr
 

@@ -237,14 +237,14 @@ async def open_scene(
     """Nothing is left afterwards: neither descriptors nor mappings."""
     counts = fds(), maps()
     path = folder / "server"
-    server = LyingServer(path)
-    server.lies, server.extra, server.before = lies or {}, [*extra], before or {}
     poller = Poller()
     memory = HostMemory(MIB)
     link, rc, patience, troubles = IdealLink("l0"), RootComplex(memory), Patience(), list[str]()
     rc.attach(link)
     dial = {0: lambda: connect_or_explain(path, None, "")}
     endpoint = RemoteEndpoint(link, LocalIpc(poller), memory, dial, troubles.append, patience)
+    server = LyingServer(path)
+    server.lies, server.extra, server.before = lies or {}, [*extra], before or {}
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(poller.run)
