@@ -24,8 +24,8 @@ from mutations.verdict import Result, Verdict, judge
 
 CPU = 60
 """Seconds of processor time for one mutation; an endless loop takes more."""
-WALL = 120
-"""Seconds for one mutation; a test that waits for ever takes more."""
+WALL = 600
+"""Seconds for one mutation, on a machine that is busy; a test that waits for ever takes more."""
 OPTIONS = (
     *("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:timeout", "-p", "no:terminal"),
     *("-o", "addopts=--import-mode=importlib", "-o", "filterwarnings="),
@@ -147,7 +147,7 @@ def _run_pytest(mutation: Mutation, run: Callable[[Sequence[pytest.Item]], None]
 
 
 def _fork(run: Callable[[], Result]) -> Result:
-    """Run in a fork, bounded by its processor time, and return its result."""
+    """Run in a fork, bounded by its processor time and its time, and return its result."""
     reader, writer = os.pipe()
     if (pid := os.fork()) == 0:
         with contextlib.suppress(BaseException):

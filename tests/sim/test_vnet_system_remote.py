@@ -33,6 +33,8 @@ link = "pcie0"
 function = {function}
 {ends}
 """
+PATIENCE = 60
+"""Seconds, on a clock that does not jump."""
 
 
 def halves(folder: Path, *kinds: str, transport: str = "pci") -> tuple[Topology, Topology]:
@@ -48,7 +50,7 @@ def halves(folder: Path, *kinds: str, transport: str = "pci") -> tuple[Topology,
 async def disk_works(world: World, byte: bytes) -> None:
     end = world.devices["blk"].driver_end
     assert isinstance(end, DiskEnd)
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE):
         await end.disk.write(4096, byte * 4096)
         assert await end.disk.read(4096, 4096) == byte * 4096
 
@@ -63,7 +65,7 @@ async def test_a_device_of_any_type_comes_up_over_either_transport_of_a_link(
         await world.wait_up()
         if kind == "blk":
             await disk_works(world, b"x")
-        await until(lambda: other.devices[kind].up)
+        await until(lambda: other.devices[kind].up, PATIENCE)
 
 
 async def test_two_functions_go_down_with_their_link_and_come_back(tmp_path: Path, clock: MockClock) -> None:
@@ -78,8 +80,8 @@ async def test_two_functions_go_down_with_their_link_and_come_back(tmp_path: Pat
                 await disk_works(world, b"a")
                 port.inject(FRAME)
                 theirs = other.memory_port("net", "device")
-                await until(lambda: theirs.statistics().tx_packets == 1)  # noqa: B023
-            await until(lambda: not world.devices["blk"].up)
+                await until(lambda: theirs.statistics().tx_packets == 1, PATIENCE)  # noqa: B023
+            await until(lambda: not world.devices["blk"].up, PATIENCE)
             view = take_snapshot(world).links["pcie0"]
             assert view.remote is not None
             assert (view.remote.connected, view.remote.connections) == (False, turn + 1)
@@ -92,10 +94,10 @@ async def test_either_side_takes_the_link_down_and_up(tmp_path: Path, clock: Moc
     async with apart(endpoint) as other, open_world(root, "test") as world:
         await world.wait_up()
         world.links["pcie0"].bring_down()
-        await until(lambda: not world.devices["blk"].up)
-        await until(lambda: not other.devices["blk"].up)
+        await until(lambda: not world.devices["blk"].up, PATIENCE)
+        await until(lambda: not other.devices["blk"].up, PATIENCE)
         world.links["pcie0"].bring_up()
-        await until(lambda: world.devices["blk"].up)
+        await until(lambda: world.devices["blk"].up, PATIENCE)
         await disk_works(world, b"u")
         snapshot = take_snapshot(world).devices["blk"]
         assert snapshot.device.foreign

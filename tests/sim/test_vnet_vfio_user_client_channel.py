@@ -98,9 +98,9 @@ async def test_file_descriptors_that_no_reply_has_are_closed(count: int, tmp_pat
 async def test_a_server_that_is_silent_in_the_handshake_blocks_nothing(
     tmp_path: Path, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel, "DEADLINE", 0.2)
+    monkeypatch.setattr(channel, "DEADLINE", 2.0)  # a busy machine is in time with all other replies
     async with open_scene(tmp_path, {C.DEVICE_GET_INFO: lambda _: SILENCE}) as scene:
-        assert await scene.trouble() == "DEVICE_GET_INFO: the server did not answer for 0.2 s"
+        assert await scene.trouble() == "DEVICE_GET_INFO: the server did not answer for 2 s"
         assert scene.patience.blocked == 0
         scene.server.lies = {}
         await scene.up()

@@ -16,7 +16,7 @@ from support.paths import ROOT
 __all__ = ["guest_kernel", "new_qemu"]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("privileged", "no_leaks")
 def test_a_guest_enumerates_the_function_of_the_tutorial(
     guest_kernel: GuestKernel, new_qemu: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -65,7 +65,7 @@ async def served(kernel: GuestKernel, folder: Path) -> AsyncIterator[Served]:
                 await trio.to_thread.run_sync(guest.close)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 async def test_a_linux_guest_finds_and_uses_logical_units(guest_kernel: GuestKernel, tmp_path: Path) -> None:
     async with served(guest_kernel, tmp_path) as linux:
         run, plug = linux.run, linux.plug

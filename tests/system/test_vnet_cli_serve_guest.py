@@ -24,9 +24,9 @@ from vnet.system.qemu import qemu_version, reconnect
 
 __all__ = ["guest_kernel"]
 
-pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(1800)]
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 OFF = {
     "plain": "",
     "no_mrg": "mrg_rxbuf=off",

@@ -19,11 +19,11 @@ from vnet.system.qemu import qemu_version, reconnect
 
 __all__ = ["guest_kernel"]
 
-pytestmark = [pytest.mark.usefixtures("privileged", "no_leaks"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.usefixtures("privileged", "no_leaks"), pytest.mark.timeout(1800)]
 
 MAC = "52:54:00:00:00:01"
 HOST, GUEST = "198.18.0.1", "198.18.0.2"
-PATIENCE = 60.0
+PATIENCE = 180.0
 UNEVEN = f"{(256 << 10) + 8}K"
 """Memory of a guest, of an odd size: QEMU before 9.0 checks 64 pages at a time for changes if it can, and then misses
 some of an emulated processor's, so that migrated guests crash with any devices."""

@@ -18,7 +18,7 @@ MODULES = ("ntb", "ntb_hw_epf", "ntb_transport max_mw_size=0x40000 transport_mtu
 """Linux's drivers, with windows that a guest of this size can allocate and room for many packets in them."""
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("privileged")
 def test_two_guests_ping_each_other_through_an_ntb(
     driver_kernel: GuestKernel, new_qemu: Sequence[str], tmp_path: Path

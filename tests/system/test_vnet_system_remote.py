@@ -16,7 +16,7 @@ from support.cli import PING, READY, Up, clean_machine, left_behind, vnet
 from support.machine import RequireTool
 from support.topologies import TWO_HOSTS
 
-pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(1800)]
 
 TOPOLOGY = (
     TWO_HOSTS
@@ -34,7 +34,7 @@ driver = {{ nbd = "{folder}/disk.sock" }}
 device = {{ store = "file", path = "{folder}/disk.img", size = 8 }}
 """
 )
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 class Halves:

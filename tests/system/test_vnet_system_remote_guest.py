@@ -16,7 +16,7 @@ from support.new_qemu import function, new_qemu
 
 __all__ = ["guest_kernel", "new_qemu"]
 
-pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(1800)]
 
 SIZE = 4 << 20
 TOPOLOGY = """\

@@ -29,7 +29,7 @@ from support.paths import BIN, VNET
 
 __all__ = ["driver_kernel", "guest_kernel", "new_qemu"]
 
-pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(1800)]
 
 RESET = int(DeviceCommand.RESET)
 MINE = """

@@ -23,9 +23,10 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vnet-v
 MODULES = ("virtio_pci", "virtio_net", "virtio_blk", "virtio_scsi", "sd_mod", "virtio-rng", "ext4", "crc32c_generic")
 PROGRAMS = ("/usr/bin/iperf3",)
 TOOLS = ("qemu-system-x86_64", "busybox", "cpio", "depmod", "dpkg-deb", "apt-get", "apt-cache", "iperf3")
-BOOT = 90.0
+BOOT = 300.0
 """Seconds that a guest may take to boot: everything in it is emulated, and the machine may be busy."""
-PATIENCE = 60.0
+PATIENCE = 180.0
+"""Seconds for any other step."""
 MEMORY = "256M"
 LINE_TRIES = 20
 INIT = """\
