@@ -125,14 +125,15 @@ def is_live(edit: Edit) -> bool:
 
 def _function(edit: Edit) -> str | None:
     """The dotted name of the outermost function or method that has the whole edit."""
-    tree: ast.AST = ast.parse(edit.path.read_text(encoding="utf-8"))
+    source = edit.path.read_text(encoding="utf-8")
+    tree: ast.AST = ast.parse(source)
     names: list[str] = []
     for name in edit.symbol.split(".") if edit.symbol else ():
         node = next((child for child in _statements(tree) if name in _names(child)), None)
         names.append(name)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             # A decorator or a default belongs to the statement, not to the code of the function.
-            body = "".join(edit.path.read_text(encoding="utf-8").splitlines(keepends=True)[node.body[0].lineno - 1 :])
+            body = "".join(source.splitlines(keepends=True)[node.body[0].lineno - 1 : node.end_lineno])
             return ".".join(names) if edit.old in body else None
         if node is None:
             return None
