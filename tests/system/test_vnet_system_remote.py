@@ -128,7 +128,7 @@ def test_a_link_that_the_endpoint_takes_down_is_down_for_both(halves: Halves) ->
     halves.pings()
 
 
-def test_a_system_is_named_after_its_only_host(tmp_path: Path) -> None:
+def test_a_host_that_can_not_run_alone_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "two.toml"
     file.write_text(TOPOLOGY.format(folder=tmp_path))
     done = vnet("up", str(file), "--only", "middle")
