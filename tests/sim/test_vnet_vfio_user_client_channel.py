@@ -124,7 +124,7 @@ async def test_a_server_that_is_silent_afterwards_blocks_for_a_bounded_time(
         scene.works()
 
 
-@pytest.mark.hostile("W19")
+@pytest.mark.hostile("W16")
 async def test_a_refused_read_is_all_ones_and_the_connection_goes_on(tmp_path: Path, clock: MockClock) -> None:
     async with open_scene(tmp_path) as scene:
         await scene.up()
