@@ -22,7 +22,6 @@ from vnet.topology.samples import built_in
 
 Run = Callable[..., Result]
 LINK = "link0"
-HEAD = "link   rule"
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -74,9 +74,12 @@ class Halves:
             assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(data).digest()
 
     def shows(self, host: str, *parts: str) -> None:
-        shown: Callable[[], str] = lambda: vnet("show", "--name", self.name(host), "--all").stdout  # noqa: E731
+        """Wait until ``vnet show`` of a host has all these parts at once."""
         deadline = time.monotonic() + PATIENCE
-        while not all(part in (text := shown()) for part in parts):
+        while True:
+            text = vnet("show", "--name", self.name(host), "--all").stdout
+            if all(part in text for part in parts):
+                return
             assert time.monotonic() < deadline, (parts, text)
             time.sleep(0.2)
 

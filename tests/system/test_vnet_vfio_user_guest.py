@@ -25,7 +25,7 @@ from support.guest import GuestKernel, guest_kernel
 from support.linux_drivers import driver_kernel
 from support.machine import RequireTool, ip
 from support.new_qemu import new_qemu
-from support.paths import BIN, VNET
+from support.paths import VNET
 
 __all__ = ["driver_kernel", "guest_kernel", "new_qemu"]
 
@@ -89,7 +89,7 @@ def test_lspci_in_the_guest_shows_what_vnet_lspci_shows(machine: Machine, tmp_pa
     """For the driver that does the same with it: MSI-X and bus mastering are on."""
     (tmp_path / "mine.toml").write_text(MINE)
     mine = subprocess.run(
-        [VNET, "up", tmp_path / "mine.toml", "--exec", f"{BIN / 'vnet'} lspci -vv"],
+        [VNET, "up", tmp_path / "mine.toml", "--exec", f"{VNET} lspci -vv"],
         capture_output=True,
         text=True,
         check=True,

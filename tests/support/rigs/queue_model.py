@@ -27,12 +27,11 @@ from rings.split.virtqueue import SplitVirtqueue
 from support.rigs.packed import PackedRig, position
 from support.rigs.ring import Rig, flat, get, seg, tokens
 
-__all__ = ["ANY_NUMS", "LONGEST", "NUMS", "SHAPES", "PackedPair", "Pair"]
+__all__ = ["ANY_NUMS", "LONGEST", "NUMS", "PackedPair", "Pair"]
 
 SLOT = 256
 NUMS = (1, 2, 4, 8, 8, 8)
 ANY_NUMS = (1, 2, 3, 5, 8, 8, 9)
-STARTS, PLACES = st.sampled_from([0, 65533]), st.integers(0, 20)
 LONGEST = 8
 """Segments of the longest chain, and descriptors of most rings."""
 SHAPES = [(readable, writable) for readable in range(LONGEST + 1) for writable in range(LONGEST + 1 - readable)][1:]
@@ -95,7 +94,6 @@ class Pair(RuleBasedStateMachine):
         self.held: list[Sent] = []
         self.done: list[Sent] = []
         self.used: list[Sent] = []
-        self.in_flight = 0
         # Counts: published, and known to be by the device; shown as used, and known to be by the driver.
         # A split ring counts chains, a packed one descriptors.
         self.published = self.seen = self.shown = self.shown_known = self.got = 0

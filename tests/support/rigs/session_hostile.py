@@ -51,7 +51,7 @@ def header(request_: int, flags: int, size: int) -> bytes:
 
 
 async def lead_to(front: FrontEnd, state: SessionState) -> None:
-    """Say what brings a session into a state."""
+    """Bring a session into a state, with the messages of a front end that is right."""
     if state is SessionState.RUNNING:
         await front.bring_up()
         return
