@@ -107,7 +107,7 @@ async def test_each_type_of_interrupt_comes_by_eventfd(tmp_path: Path, kind: int
     async with driven(tmp_path) as driver:
         client = driver.client
         assert not (await client.set_irqs(TRIGGER, index, vector, 1, [client.call_fd])).error
-        assert await driver.run("COPY", SIZE=0, IRQ_TYPE=kind, IRQ_NUMBER=vector + 1) != ""
+        assert await driver.run("COPY", SIZE=0, IRQ_TYPE=kind, IRQ_NUMBER=vector + 1) == "COPY_SUCCESS|IRQ_RAISED"
         assert client.called() == 1
         await client.do(C.DEVICE_RESET)  # interrupts stay as they were set up
         await client.write(Region.CONFIG, 4, b"\x06\0")
