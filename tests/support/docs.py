@@ -29,8 +29,8 @@ __all__ = ["Block", "blocks", "play", "same_shape"]
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-PATIENCE = 120.0
-"""Seconds that one block may take."""
+PATIENCE = 300.0
+"""Seconds that one block may take, such as one that boots a guest on a machine that is busy."""
 FENCE = re.compile(r"^```(\w+)(?: title=\"([^\"]*)\")?\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 
 
