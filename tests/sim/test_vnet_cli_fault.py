@@ -58,9 +58,9 @@ async def test_rules_are_set_listed_and_cleared(world: World, run: Run) -> None:
     ]
     read(world, 100)
     await trio.sleep(4)
-    assert rows(run("fault", LINK, "timeouts")) == [
-        ["link0", "timeouts", "hand", "the next 3", "spent", "6.0 s", rows(run("fault", LINK, "timeouts"))[0][6], "3"]
-    ]
+    [[*rule, requests, faults]] = rows(run("fault", LINK, "timeouts"))
+    assert rule == ["link0", "timeouts", "hand", "the next 3", "spent", "6.0 s"]
+    assert int(requests) >= int(faults) == 3
     done = run("fault", LINK, "--clear", "timeouts")
     assert done.stdout.startswith("link0: cleared timeouts: 3 faults in ")
     done = run("fault", LINK, "--clear")
