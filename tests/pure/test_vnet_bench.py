@@ -6,7 +6,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from threading import Thread
 
@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from drivers.flow.pump import BATCH_BUCKETS
+from support.native import NEEDS_NATIVE
 from vnet.bench.apart import driver_topology, export
 from vnet.bench.figures import (
     Machine,
@@ -33,7 +34,7 @@ from vnet.bench.relay import PRODUCED, SHARED, SLOTS, Lane, relay
 from vnet.bench.rpmsg import RpmsgFigures, RpmsgResults
 from vnet.bench.suites import CARRIERS, NET, SUITES, BenchOptions
 from vnet.cli.bench import SHOW, command
-from vnet.cli.bench_tables import bucket_names, rpmsg_table, tables
+from vnet.cli.bench_tables import bucket_names, peers_table, rpmsg_table, tables
 from vnet.ends.net import NetSpec
 from vnet.system.snapshot import QueueRow
 from vnet.transports import TRANSPORTS
@@ -207,6 +208,27 @@ def test_another_reference_names_the_ratios(results: Results) -> None:
     assert row == ["TCP 1 stream, rc to ep, Gbit/s", "8.00", "6.00", "0.75", "4.00", "0.50"]
 
 
+def test_peers_are_shown_with_the_ratio_of_this_stack_to_each() -> None:
+    runs = {"tun": tcp(9, 10), "bare-c": tcp(10, 20), "veth": tcp(18, 40)}
+    runs |= {"two-processes": tcp(6, 6), "bare-two-processes": tcp(8, 8)}
+    workload = {name: from_samples(rounds, runs["bare-c"]) for name, rounds in runs.items()}
+    why = "not installed: socat; try: install it"
+    text = peers_table(Results(MACHINE, 2, 1, "cubic", "bare-c", {"tcp1": workload}, {}, (), {"socat": why}))
+    assert f"left out: socat: {why}" in text
+    rows = [re.split("  +", line) for line in text.splitlines()]
+    assert ["TCP 1 stream, rc to ep, Gbit/s", "9.50", "15.00", "29.00", "6.00", "8.00"] in rows
+    assert rows[-4][1:] == ["/bare C", "/veth", "2 processes/bare, 2 proc."]
+    assert rows[-1] == ["```"]
+    assert rows[-2] == ["TCP 1 stream, rc to ep, Gbit/s", "0.70", "0.38", "0.75"]
+
+
+def test_a_peer_alone_has_no_ratios() -> None:
+    alone = {"tcp1": {"veth": from_samples(tcp(1), ())}}
+    text = peers_table(Results(MACHINE, 1, 2, "cubic", "bare-c", alone, {}, ()))
+    assert "ratio," not in text
+    assert "1.00" in text
+
+
 def test_rpmsg_has_a_line_for_each_transport() -> None:
     figures = RpmsgFigures(to_device=1.5e5, to_driver=1.25e5, round_trip=7e-5)
     text = rpmsg_table(RpmsgResults(MACHINE, 3, 64, {"pci": figures, "ntb": figures}, {}))
@@ -222,7 +244,8 @@ def test_only_suites_with_the_requested_kinds_run() -> None:
     assert SUITES["net"].duration(attrs.evolve(options, contestants=("pci",))) == 0
     assert set(SUITES) == set(SHOW)
     messages = {name: suite.messages(options) for name, suite in SUITES.items()}
-    assert messages == {"net": 8, "carriers": 4, "processes": 8, "guest": 4, "disk": 6, "rpmsg": 2, "links": 10}
+    traffic = {"net": 8, "carriers": 4, "processes": 8, "peers": 8, "guest": 4}
+    assert messages == {**traffic, "disk": 6, "rpmsg": 2, "links": 10}
 
 
 def test_every_transport_and_mode_is_compared_with_pci() -> None:
@@ -273,7 +296,15 @@ def test_nothing_to_measure_is_an_error() -> None:
 # Forwarder
 
 
-def test_the_forwarder_forwards_both_ways_until_it_is_stopped() -> None:
+def native_forward(peers: Mapping[int, int], stop: int) -> None:
+    from vnet.bench import _forwarder
+
+    first, second = peers
+    _forwarder.forward(first, second, stop)
+
+
+@pytest.mark.parametrize("forward", [forward, pytest.param(native_forward, marks=NEEDS_NATIVE)])
+def test_the_forwarder_forwards_both_ways_until_it_is_stopped(forward: Callable[..., None]) -> None:
     left, first = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     right, second = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     stop, events = os.pipe()
@@ -296,6 +327,14 @@ def test_the_forwarder_forwards_both_ways_until_it_is_stopped() -> None:
             thread.join(5)
             os.close(stop)
         assert not thread.is_alive()
+
+
+@NEEDS_NATIVE
+def test_the_forwarder_in_c_raises_the_kernels_error() -> None:
+    from vnet.bench import _forwarder
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        _forwarder.forward(-1, -1, -1)
 
 
 def test_the_yardstick_in_two_processes_passes_on_all_frames_and_waits_for_a_slow_reader() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def test_a_round_gives_every_figure_and_leaves_nothing_behind(monkeypatch: pytes
     args = ["--suite", "net,rpmsg", "--rounds", "1", "--seconds", "1", "--json", str(file)]
     done = CliRunner().invoke(bench.command, args)
     assert done.exit_code == 0, done.output
-    assert "round 1 of 1, ping, no load: tun " in done.output
+    assert "round 1 of 1, ping after 10 ms of rest: tun " in done.output
     assert "\n```text\n" in done.output
 
     measured = json.loads(file.read_text())
@@ -95,6 +96,26 @@ def test_two_processes_are_compared_with_one(tmp_path: Path) -> None:
             assert result["median"]["cpu_seconds_per_gigabyte"] > 0
     for one, two in (("vhost_user", "two-processes"), ("bare", "bare-two-processes")):
         assert results["peak_memory"][two] > results["peak_memory"][one]
+
+
+@pytest.mark.timeout(300)
+def test_peers_that_are_missing_are_left_out_in_one_line_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without socat; whether the others are installed depends on the machine."""
+    installed = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "socat" else installed(name))
+    file = tmp_path / "bench.json"
+    few = ["tun", "bare-c", "socat", "pasta", "dpdk"]
+    args = ["--suite", "peers", "--only", "ping", "--contestants", ",".join(few), "--rounds", "1", "--json", str(file)]
+    done = CliRunner().invoke(bench.command, args)
+    assert done.exit_code == 0, done.output
+    results = json.loads(file.read_text())["peers"]
+    measured = results["workloads"]["ping"]
+    assert set(measured) | set(results["left_out"]) == set(few)
+    assert {"tun", "bare-c"} <= set(measured)
+    assert all(result["median"]["rtt_median"] > 0 for result in measured.values())
+    why = results["left_out"]["socat"]
+    assert why == "not installed: socat; try: sudo apt-get install -y socat"
+    assert done.output.count(f"socat is left out: {why}\n") == done.output.count(f"left out: socat: {why}\n") == 1
 
 
 def test_an_unknown_congestion_control_fails_each_run() -> None:

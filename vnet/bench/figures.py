@@ -180,6 +180,8 @@ class Results:
     """Peak resident bytes of each contestant's forwarding process."""
     failures: tuple[str, ...]
     """Runs that gave no figures, and why."""
+    left_out: Mapping[str, str] = attrs.field(factory=dict)
+    """Contestants that can't be set up on this machine, and why."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON: the names of the fields are its keys."""

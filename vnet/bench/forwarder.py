@@ -1,7 +1,7 @@
-"""The yardstick: what one Python process can move between two TUN interfaces, doing nothing else.
+"""The yardstick: what one process can move between two TUN interfaces, doing nothing else.
 
-``python -m vnet.bench.forwarder FD FD`` forwards between two non-blocking descriptors that were opened and set up
-by the parent process, until standard input ends.
+``python -m vnet.bench.forwarder [--native] FD FD`` forwards between two non-blocking descriptors that were opened and
+set up by the parent process, until standard input ends; with ``--native``, the loop is that of `_forwarder.c`.
 """
 
 from __future__ import annotations
@@ -50,9 +50,16 @@ def forward(peers: Mapping[int, int], stop: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Forward between two TUN descriptors until standard input ends.")
+    parser.add_argument("--native", action="store_true")
     parser.add_argument("fd", type=int, nargs=2)
-    first, second = parser.parse_args().fd
-    forward({first: second, second: first}, stop=0)
+    args = parser.parse_args()
+    first, second = args.fd
+    if args.native:
+        from vnet.bench import _forwarder
+
+        _forwarder.forward(first, second, 0)
+    else:
+        forward({first: second, second: first}, stop=0)
 
 
 if __name__ == "__main__":

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from statistics import fmean, median
 from typing import Literal, TypeVar
 
 import attrs
+import trio
 
 from vnet.bench.figures import Result, Results, Sample, between, from_samples
 from vnet.bench.processes import cpu_seconds, peak_memory, this_machine
-from vnet.bench.setups import Setup, open_setup
-from vnet.errors import TrafficError
+from vnet.bench.setups import CONTESTANTS, Setup, open_setup
+from vnet.errors import PrivilegeError, TrafficError
 from vnet.linux.netns import in_netns
 from vnet.traffic.kernel import iperf3, iperf3_server, run
 
@@ -25,10 +27,13 @@ Kind = Literal["tcp", "udp", "ping"]
 T = TypeVar("T")
 
 CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
-PINGS = 200
-PING_INTERVAL = 0.005
+PINGS = 100
+PING_INTERVAL = 0.01
+"""Seconds between two pings: longer than code stays in the caches."""
 PING_TIMEOUT = 30.0
 """Seconds."""
+ANSWERS = 15.0
+"""Seconds until a contestant that is set up must answer pings: programs may still be starting."""
 
 
 @attrs.frozen
@@ -57,7 +62,7 @@ WORKLOADS = (
     *_both_ways("tcp4", "TCP 4 streams", "tcp", streams=4),
     *_both_ways("udp64", "UDP 64 bytes", "udp", length=64),
     *_both_ways("udp1400", "UDP 1400 bytes", "udp", length=1400),
-    Workload("ping", "ping, no load", "ping"),
+    Workload("ping", "ping after 10 ms of rest", "ping"),
 )
 
 
@@ -83,25 +88,38 @@ async def run_benchmark(
     one of them. A run that fails is reported and left out.
     Raises PrivilegeError, OSError, TrafficError if a contestant can't be set up.
     """
-    samples: dict[str, dict[str, list[Sample | None]]] = {w.name: {c: [] for c in contestants} for w in workloads}
     failures = []
     async with AsyncExitStack() as stack:
-        setups = []
+        setups: list[Setup] = []
+        left_out: dict[str, str] = {}
         for name in contestants:
-            setups.append(await stack.enter_async_context(open_setup(name, f"vnet-bench-{os.getpid()}")))
-            await round_trips(setups[-1], count=5)  # resolves MAC addresses
+            try:
+                setups.append(await stack.enter_async_context(_warm_setup(name)))
+            except (PrivilegeError, TrafficError, OSError) as exc:
+                if not CONTESTANTS[name].foreign:
+                    raise
+                left_out[name] = str(exc)
+                progress(f"{name} is left out: {exc}")
+        if not setups:
+            raise TrafficError("no contestant can be set up")
+        samples: dict[str, dict[str, list[Sample | None]]] = {
+            workload.name: {setup.name: [] for setup in setups} for workload in workloads
+        }
         for turn in range(rounds):
             for at, workload in enumerate(workloads):
                 shown = {}
                 for setup in rotated(setups, turn + at):
                     sample = None
                     try:
+                        _send(signal.SIGCONT, setup)
                         sample = await measure(workload, setup, seconds, congestion)
                     except TrafficError as exc:
                         failures.append(f"round {turn + 1}, {workload.title}, {setup.name}: {exc}")
+                    finally:
+                        _send(signal.SIGSTOP, setup)
                     samples[workload.name][setup.name].append(sample)
                     shown[setup.name] = in_short(workload, sample)
-                figures = ", ".join(f"{name} {shown[name]}" for name in contestants)
+                figures = ", ".join(f"{name} {shown[name]}" for name in contestants if name in shown)
                 progress(f"round {turn + 1} of {rounds}, {workload.title}: {figures}")
         used = congestion or (await in_netns(setups[0].netns[1], CONGESTION.read_text)).strip()
         memory = {setup.name: _peak(setup) for setup in setups if setup.pids}
@@ -114,7 +132,33 @@ async def run_benchmark(
         {name: _results(by_contestant, reference) for name, by_contestant in samples.items()},
         memory,
         tuple(failures),
+        left_out,
     )
+
+
+@asynccontextmanager
+async def _warm_setup(name: str) -> AsyncIterator[Setup]:
+    """Set a contestant up, and ping until it answers, which resolves MAC addresses.
+
+    Raises PrivilegeError, OSError, TrafficError.
+    """
+    async with open_setup(name, f"vnet-bench-{os.getpid()}") as setup:
+        deadline = trio.current_time() + ANSWERS
+        while True:
+            try:
+                await round_trips(setup, count=5)
+                break
+            except TrafficError:
+                if trio.current_time() > deadline:
+                    raise
+        _send(signal.SIGSTOP, setup)
+        yield setup
+
+
+def _send(number: signal.Signals, setup: Setup) -> None:
+    """Stop or continue the processes of a contestant that polls: it would take a processor from the others."""
+    for pid in setup.pids if setup.polls else ():
+        os.kill(pid, number)
 
 
 def _peak(setup: Setup) -> int | None:

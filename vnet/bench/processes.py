@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -20,6 +21,7 @@ __all__ = [
     "Child",
     "answer_lines",
     "cpu_seconds",
+    "end_process",
     "open_child",
     "parse_cpu_ticks",
     "parse_peak_memory",
@@ -128,14 +130,23 @@ async def open_child(module: str, args: Sequence[str], fds: Sequence[int] = ()) 
     try:
         yield Child(module, process)
     finally:
-        with trio.CancelScope(shield=True):
-            await process.stdin.aclose()
-            with trio.move_on_after(GRACE):
-                await process.wait()
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-            await process.stdout.aclose()
+        await end_process(process)
+        await process.stdout.aclose()
+
+
+async def end_process(process: trio.Process, *, terminate: bool = False) -> None:
+    """Close the standard input of a process, with ``terminate`` also send SIGTERM; after `GRACE`, kill it."""
+    assert process.stdin is not None
+    with trio.CancelScope(shield=True):
+        await process.stdin.aclose()
+        if terminate:
+            process.terminate()
+            process.send_signal(signal.SIGCONT)  # it may be stopped
+        with trio.move_on_after(GRACE):
+            await process.wait()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def answer_lines(answer: Callable[[], bytes] = lambda: b"") -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
+from importlib.util import find_spec
 from ipaddress import ip_interface
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,22 +18,39 @@ import trio
 
 from vnet.bench.figures import QueueFigures
 from vnet.bench.guest import Guest, GuestKernel
+from vnet.bench.peers import End, open_dpdk, open_pasta, open_socat
 from vnet.bench.processes import Child, open_child
 from vnet.bench.relay import SHARED
 from vnet.demo import default_topology
 from vnet.ends.net import PortKind, net_specs
+from vnet.errors import PrivilegeError
 from vnet.linux.netns import in_netns, open_netns, set_up_interface
 from vnet.ports.packet.open import PortConfig, make_interface, make_port
+from vnet.traffic.tools import install_command
 from vnet.transports import TRANSPORTS
 
-__all__ = ["APART", "BARE", "BARE_APART", "CONTESTANTS", "GUEST", "LINKED", "WAYS", "Contestant", "Setup", "open_setup"]
+__all__ = [
+    "APART",
+    "BARE",
+    "BARE_APART",
+    "BARE_C",
+    "CONTESTANTS",
+    "GUEST",
+    "LINKED",
+    "WAYS",
+    "Contestant",
+    "Setup",
+    "open_setup",
+]
 
 BARE = "bare"
 BARE_APART = "bare-two-processes"
+BARE_C = "bare-c"
 APART = "two-processes"
 LINKED = "two-processes-link"
 GUEST = "guest"
 IFNAME = "vnet0"
+COMPILER = ("gcc", "python3-dev")
 GUEST_SERVER = (
     "while killall -q iperf3; do sleep 0.1; done; "
     "iperf3 -s -1 -D && until netstat -ltn | grep -q :5201; do sleep 0.1; done"
@@ -57,6 +75,9 @@ class Setup:
     """Returns its queues' counts so far. Raises TrafficError if it has ended."""
     guest_server: Callable[[], Awaitable[object]] | None = None
     """Set if rc is a guest: starts an iperf3 server there for one run. Clients then run at ep."""
+
+    polls: bool = False
+    """Whether its processes never wait: then they are stopped while others are measured."""
 
     @property
     def client(self) -> tuple[str, str]:
@@ -153,9 +174,16 @@ async def _interfaces(netns: Ends) -> AsyncIterator[tuple[int, int]]:
 
 
 @asynccontextmanager
-async def _bare(name: str, netns: Ends) -> AsyncIterator[Setup]:
-    """A loop of read and write."""
-    async with _interfaces(netns) as fds, open_child("vnet.bench.forwarder", [str(fd) for fd in fds], fds) as child:
+async def _bare(options: tuple[str, ...], name: str, netns: Ends) -> AsyncIterator[Setup]:
+    """A loop of read and write, in Python or in C. Raises PrivilegeError if that in C was not built."""
+    if options and find_spec("vnet.bench._forwarder") is None:
+        raise PrivilegeError(
+            "the forwarder in C was not built", f"{install_command(COMPILER)}, then install vnet again"
+        )
+    async with (
+        _interfaces(netns) as fds,
+        open_child("vnet.bench.forwarder", [*options, *map(str, fds)], fds) as child,
+    ):
         yield Setup(name, netns, _addresses(), (child.pid,))
 
 
@@ -193,6 +221,18 @@ async def _veth(name: str, netns: Ends) -> AsyncIterator[Setup]:
     yield Setup(name, netns, _addresses())
 
 
+@asynccontextmanager
+async def _peer(
+    join: Callable[[End, End], AbstractAsyncContextManager[tuple[int, ...]]], polls: bool, name: str, netns: Ends
+) -> AsyncIterator[Setup]:
+    """Another program."""
+    ends = [
+        End(at, IFNAME, config.addresses, config.mtu) for at, config in zip(netns, _configs("tun", netns), strict=True)
+    ]
+    async with join(*ends) as pids:
+        yield Setup(name, netns, _addresses(), pids, polls=polls)
+
+
 @attrs.frozen
 class Contestant:
     """One way to carry packets between two namespaces."""
@@ -201,6 +241,8 @@ class Contestant:
     """Heading of its column."""
     open: Callable[[str, Ends], AbstractAsyncContextManager[Setup]]
     """Sets it up, given its name and two existing namespaces."""
+    foreign: bool = False
+    """Whether it is left out where it can't be set up."""
 
 
 WAYS: Mapping[str, tuple[str, str]] = {
@@ -211,8 +253,12 @@ WAYS: Mapping[str, tuple[str, str]] = {
 CONTESTANTS: Mapping[str, Contestant] = {
     "tun": Contestant("vnet TUN", partial(_vnet, "tun", "pci", "direct")),
     "tap": Contestant("vnet TAP", partial(_vnet, "tap", "pci", "direct")),
-    BARE: Contestant("bare", _bare),
+    BARE: Contestant("bare", partial(_bare, ())),
+    BARE_C: Contestant("bare C", partial(_bare, ("--native",)), foreign=True),
     "veth": Contestant("veth", _veth),
+    "socat": Contestant("socat", partial(_peer, open_socat, False), foreign=True),
+    "pasta": Contestant("pasta", partial(_peer, open_pasta, False), foreign=True),
+    "dpdk": Contestant("DPDK", partial(_peer, open_dpdk, True), foreign=True),
     APART: Contestant("2 processes", partial(_apart, ())),
     LINKED: Contestant("2 proc., link", partial(_apart, ("--link",))),
     BARE_APART: Contestant("bare, 2 proc.", _bare_apart),

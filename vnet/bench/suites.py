@@ -14,13 +14,14 @@ from vnet.bench.disk import WORKLOADS as DISK_WORKLOADS
 from vnet.bench.links import COUNTS, run_links_benchmark
 from vnet.bench.measure import WORKLOADS, Workload, run_benchmark
 from vnet.bench.rpmsg import run_rpmsg_benchmark
-from vnet.bench.setups import APART, BARE, BARE_APART, GUEST, LINKED, WAYS
+from vnet.bench.setups import APART, BARE, BARE_APART, BARE_C, GUEST, LINKED, WAYS
 from vnet.ports.packet.open import check_tun
 from vnet.traffic.tools import need_tools
 
 __all__ = [
     "CARRIERS",
     "NET",
+    "PEERS",
     "PROCESSES",
     "SUITES",
     "BenchOptions",
@@ -134,13 +135,14 @@ async def _run_traffic(comparison: Comparison, options: BenchOptions, progress: 
     )
 
 
-def traffic(comparison: Comparison) -> Suite:
+def traffic(comparison: Comparison, *, by_default: bool = True) -> Suite:
     """Return the suite of one comparison."""
     return Suite(
         _check_traffic,
         lambda options: comparison.runs(options) * (options.seconds + OVERHEAD),
         comparison.turns,
         partial(_run_traffic, comparison),
+        by_default,
     )
 
 
@@ -171,6 +173,11 @@ PROCESSES = Comparison(
     "vhost_user",
     tuple(workload for workload in WORKLOADS if workload.kind == "tcp" or workload.name in {"udp64", "ping"}),
 )
+PEERS = Comparison(
+    ("tun", BARE_C, BARE, "veth", "socat", "pasta", "dpdk", APART, BARE_APART),
+    BARE_C,
+    tuple(workload for workload in WORKLOADS if workload.length != 1400),
+)
 WITH_GUEST = Comparison(
     ("tun", GUEST), "tun", tuple(workload for workload in WORKLOADS if workload.name in {"tcp1", "tcp1-reverse"})
 )
@@ -178,6 +185,7 @@ SUITES: Mapping[str, Suite] = {
     "net": traffic(NET),
     "carriers": traffic(CARRIERS),
     "processes": traffic(PROCESSES),
+    "peers": traffic(PEERS, by_default=False),
     "guest": Suite(
         _check_guest,
         lambda options: (options.seconds + OVERHEAD) * runs + BOOT if (runs := WITH_GUEST.runs(options)) else 0,

@@ -13,7 +13,7 @@ from vnet.bench.links import COUNTS, LINKS_MAX
 from vnet.bench.measure import WORKLOADS
 from vnet.bench.setups import CONTESTANTS
 from vnet.bench.suites import SUITES, BenchOptions
-from vnet.cli.bench_tables import disk_table, links_table, rpmsg_table, tables
+from vnet.cli.bench_tables import disk_table, links_table, peers_table, rpmsg_table, tables
 from vnet.cli.common import errors_in_one_line
 from vnet.cli.logs import log_options
 from vnet.cli.output import json_option, open_json
@@ -28,6 +28,7 @@ SHOW: Mapping[str, Callable[[Any], str]] = {
     "net": tables,
     "carriers": partial(tables, batches=False),
     "processes": partial(tables, batches=False),
+    "peers": peers_table,
     "guest": partial(tables, batches=False),
     "disk": disk_table,
     "rpmsg": rpmsg_table,
@@ -69,13 +70,15 @@ def _link_counts(_context: click.Context, _option: click.Parameter, text: str) -
 @_list_option(
     "--suite",
     tuple(SUITES),
-    "Suites to run, comma-separated. guest and links run only if named.",
+    "Suites to run, comma-separated. peers, guest and links run only if named.",
     [name for name, suite in SUITES.items() if suite.by_default],
 )
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Number of rounds.")
 @click.option("--seconds", type=click.IntRange(1, 3600), default=1, show_default=True, help="Length of each run.")
-@_list_option("--only", KINDS, "Workload kinds for the net, carriers, processes and guest suites, comma-separated.")
-@_list_option("--contestants", tuple(CONTESTANTS), "Contestants in these four suites, comma-separated.")
+@_list_option(
+    "--only", KINDS, "Workload kinds for the net, carriers, processes, peers and guest suites, comma-separated."
+)
+@_list_option("--contestants", tuple(CONTESTANTS), "Contestants in these five suites, comma-separated.")
 @click.option(
     "--size", type=click.IntRange(8, 65536), default=512, show_default=True, help="MiB written to a disk and read back."
 )
@@ -111,7 +114,9 @@ def command(
 
     net: over TUN and TAP, beside a bare TUN-to-TUN forwarder and a veth pair. carriers: over every transport,
     direct and mediated, beside pci. processes: driver and device in two processes, over vhost-user and over a link,
-    beside both in one, and what that costs the bare forwarder. guest: the driver of a Linux guest in QEMU, TCP
+    beside both in one, and what that costs the bare forwarder. peers: beside what else joins two namespaces (forwarders
+    in C and in Python, veth, socat, pasta, DPDK), with the ratios to each; programs that are not installed are left
+    out (minutes, so it runs only where --suite names it). guest: the driver of a Linux guest in QEMU, TCP
     only, beside both in one process (a minute, and a kernel of 70 MB is downloaded once, so it runs only where
     --suite names it). disk: over NBD, beside `nbdkit file`. rpmsg: over every transport. links: many in one process,
     one of them busy (minutes, so it runs only where --suite names it). Exit status 1 if a run failed.

@@ -12,12 +12,16 @@ from vnet.bench.figures import Machine, Result, Results, from_samples
 from vnet.bench.links import LENGTH, LinksResults
 from vnet.bench.measure import WORKLOADS
 from vnet.bench.rpmsg import RpmsgResults
-from vnet.bench.setups import CONTESTANTS
+from vnet.bench.setups import APART, BARE_APART, CONTESTANTS
 from vnet.cli.table import render
 
-__all__ = ["disk_table", "links_table", "rpmsg_table", "tables"]
+__all__ = ["disk_table", "links_table", "peers_table", "rpmsg_table", "tables"]
 
 MIB = 1 << 20
+SMALL = 0.1
+"""Ratios below it have more digits."""
+OURS = "tun"
+"""This stack in one process, among its peers."""
 
 
 @attrs.frozen
@@ -71,14 +75,53 @@ _ROWS = (
 )
 
 
+_HEADLINES = tuple(
+    row
+    for row in _ROWS
+    if row.figure in {"packets_per_second", "rtt_median", "cpu_seconds_per_gigabyte"}
+    or (row.figure == "bits_per_second" and row.workloads[0] in _GROUPS["TCP"])
+)
+"""Figures that contestants are compared by."""
+_APART = (APART, BARE_APART)
+
+
 def tables(results: Results, *, batches: bool = True) -> str:
     """Where it was measured, every figure with its ratio to the reference, and the sizes of batches."""
     reference = CONTESTANTS[results.reference].title
-    how = (
-        f"rounds: {results.rounds}, interleaved, {results.seconds} s a run, TCP with {results.congestion}; "
-        f"medians; /{reference}: median of each round's ratio to {reference}"
-    )
+    how = f"{_how(results)}; medians; /{reference}: median of each round's ratio to {reference}"
     return _fenced(results.machine, how, (_figures(results), _batches(results) if batches else ""))
+
+
+def peers_table(results: Results) -> str:
+    """Contestants that are left out, the headlines of the others, and the ratios of this stack to each of them."""
+    contestants = _contestants(results)
+    others = [name for name in contestants if name not in {OURS, *_APART}]
+    pairs = [(OURS, name) for name in others] if OURS in contestants else []
+    pairs += [_APART] if set(_APART) <= set(contestants) else []
+    rows = [[row.title, *(_ratio(results, row, *pair) for pair in pairs)] for row in _HEADLINES]
+    headers = ["ratio, of CPU and ping the lower the better", *(_against(*pair) for pair in pairs)]
+    left_out = "\n".join(f"left out: {CONTESTANTS[name].title}: {why}" for name, why in results.left_out.items())
+    how = f"{_how(results)}; medians, and medians of each round's ratio"
+    measured = [row for row in rows if any(cell.value is not None for cell in row[1:] if isinstance(cell, Cell))]
+    return _fenced(
+        results.machine,
+        how,
+        (left_out, _figures(results, _HEADLINES, ratios=False), render(headers, measured) if measured else ""),
+    )
+
+
+def _how(results: Results) -> str:
+    return f"rounds: {results.rounds}, interleaved, {results.seconds} s a run, TCP with {results.congestion}"
+
+
+def _against(ours: str, other: str) -> str:
+    title = f"/{CONTESTANTS[other].title}"
+    return title if ours == OURS else f"{CONTESTANTS[ours].title}{title}"
+
+
+def _ratio(results: Results, row: Row, ours: str, other: str) -> Cell:
+    ratio = _over(results, row.workloads, ours, other).ratio.get(row.figure)
+    return Cell(ratio, 2 if ratio is None or ratio >= SMALL else 4)
 
 
 def _fenced(machine: Machine, how: str, parts: Iterable[str]) -> str:
@@ -91,26 +134,26 @@ def _contestants(results: Results) -> list[str]:
     return [name for name in CONTESTANTS if name in there]
 
 
-def _over(results: Results, names: Sequence[str], contestant: str) -> Result:
-    """Join all runs of the workloads on one contestant, with ratios to the reference."""
+def _over(results: Results, names: Sequence[str], contestant: str, reference: str | None = None) -> Result:
+    """Join all runs of the workloads on one contestant, with ratios to ``reference``, by default that of the suite."""
     chosen = [results.workloads[name] for name in names if name in results.workloads]
-    rounds, reference = (
+    rounds, base = (
         [sample for by_name in chosen if name in by_name for sample in by_name[name].rounds]
-        for name in (contestant, results.reference)
+        for name in (contestant, reference or results.reference)
     )
-    return from_samples(rounds, reference)
+    return from_samples(rounds, base)
 
 
-def _figures(results: Results) -> str:
+def _figures(results: Results, shown: Iterable[Row] = _ROWS, *, ratios: bool = True) -> str:
     contestants = _contestants(results)
     reference = results.reference
-    compared = [name for name in contestants if name != reference] if reference in contestants else []
+    compared = [name for name in contestants if name != reference] if ratios and reference in contestants else []
     headers = [""]
     for name in contestants:
         title = CONTESTANTS[name].title
         headers += [title, f"/{CONTESTANTS[reference].title}"] if name in compared else [title]
     rows: list[list[object]] = []
-    for row in _ROWS:
+    for row in shown:
         cells: list[object] = [row.title]
         for name in contestants:
             result = _over(results, row.workloads, name)

@@ -19,6 +19,7 @@ PACKAGES = {
     "busybox": "busybox-static",
     "depmod": "kmod",
     "dpdk-testpmd": "dpdk-dev",
+    "pasta": "passt",
     "dpkg-deb": "dpkg",
     "apt-get": "apt",
     "apt-cache": "apt",

@@ -1,0 +1,3 @@
+# `_forwarder.c` describes the function.
+
+def forward(first: int, second: int, stop: int, /) -> None: ...
