@@ -81,6 +81,8 @@ class Bus(ABC, Generic[D, R]):
         self._leaving: list[Binding[D, R]] = []
         """Bindings removed while a driver still uses the device, which is not bound again before that driver ends."""
         self._drivers: list[R] = []
+        self._held: set[str] = set()
+        """Places of devices that no driver may use, see `unbind`."""
         self._changed = trio.Event()
         self._pokes = 0
 
@@ -91,6 +93,10 @@ class Bus(ABC, Generic[D, R]):
     def register_driver(self, driver: R) -> None:
         self._drivers.append(driver)
         self.poke()
+
+    @property
+    def drivers(self) -> tuple[R, ...]:
+        return tuple(self._drivers)
 
     async def unregister_driver(self, driver: R) -> None:
         """Unbind the driver from its devices, which stay on the bus. Raises KeyError if it is not registered."""
@@ -125,6 +131,12 @@ class Bus(ABC, Generic[D, R]):
             if leaving.device is device:
                 await leaving.ended.wait()
 
+    async def clear(self, place: str) -> None:
+        """Unbind and remove every device at ``place``, see `place`. Returns once no driver uses one of them."""
+        for device in [binding.device for binding in (*self.bindings, *self._leaving)]:
+            if self.place(device) == place:
+                await self.discard_device(device)
+
     def renew_device(self, device: D) -> None:
         """Register a device that is not on the bus; match it again if its last probe failed."""
         binding = self._bindings.get(id(device))
@@ -136,6 +148,28 @@ class Bus(ABC, Generic[D, R]):
     async def rebind(self, device: D) -> None:
         """Unbind the device, even if its probe failed, and match it again."""
         await self._release(self.binding(device)).wait()
+
+    async def unbind(self, place: str) -> None:
+        """Unbind the device at ``place``, and keep it unbound until `bind`, also if it leaves the bus and returns."""
+        self._held.add(place)
+        for ended in [self._release(binding) for binding in self.bindings if self.place(binding.device) == place]:
+            await ended.wait()
+
+    def bind(self, place: str) -> None:
+        """Match the device at ``place`` again, after `unbind` or a probe that failed."""
+        self._held.discard(place)
+        for binding in self.bindings:
+            if self.place(binding.device) == place and binding.state is BindState.FAILED:
+                self._release(binding)
+        self.poke()
+
+    def is_unbound(self, place: str) -> bool:
+        """Return whether `unbind` keeps the device at ``place`` unbound."""
+        return place in self._held
+
+    def place(self, device: D) -> str:
+        """Return the name of the device's place on the bus, which it keeps if it leaves the bus and returns."""
+        return device.name
 
     def has(self, device: D) -> bool:
         """Return whether the device is on the bus."""
@@ -158,7 +192,7 @@ class Bus(ABC, Generic[D, R]):
             while True:
                 self._changed = trio.Event()
                 for binding in self.bindings:
-                    if binding.allows(BindMove.PROBE) and not self._leaves(binding.device):
+                    if binding.allows(BindMove.PROBE) and self._is_free(binding.device):
                         driver = self.match(binding.device)
                         if driver is not None:
                             nursery.start_soon(self._bind, binding, driver, binding.probe(driver))
@@ -183,9 +217,9 @@ class Bus(ABC, Generic[D, R]):
         the bus probes again at the next `poke`, on another DriverError it does not.
         """
 
-    def _leaves(self, device: D) -> bool:
-        """Return whether a removed binding of this device is still in use."""
-        return any(binding.device is device for binding in self._leaving)
+    def _is_free(self, device: D) -> bool:
+        """Return whether a driver may use the device: `unbind` does not keep it, and no removed binding is in use."""
+        return not (self.is_unbound(self.place(device)) or any(each.device is device for each in self._leaving))
 
     async def _bind(self, binding: Binding[D, R], driver: R, scope: trio.CancelScope) -> None:
         end, pokes = binding.end, self._pokes

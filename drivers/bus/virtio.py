@@ -370,6 +370,14 @@ class VirtioBus(Bus[VirtioDevice, VirtioDriver]):
         device = self._at.get(location)
         return device if device is not None and self.has(device) else None
 
+    async def discard_device(self, device: VirtioDevice) -> None:
+        await super().discard_device(device)
+        if self._at.get(device.location) is device and not self.has(device):
+            del self._at[device.location]
+
+    def place(self, device: VirtioDevice) -> str:
+        return device.location
+
     def reporter(self, device: VirtioDevice) -> Reporter:
         return device.reporter
 

@@ -15,6 +15,7 @@ import trio
 
 from drivers.contracts.hw import DmaMemory
 from drivers.contracts.liveness import Liveness
+from drivers.errors import TransportLost
 from drivers.flow.figures import RequestFigures
 from drivers.storage.bounce import Buffer, BufferPool
 from rings.chain import copy_in, copy_out
@@ -23,6 +24,7 @@ __all__ = ["BUFFERS", "PATIENCE", "SubmissionQueue", "Submission", "Submitter"]
 
 PATIENCE = 30.0
 """Seconds that a request may wait for a lost device."""
+REMOVED = "the device was removed"
 BUFFERS = 32 << 20
 """Bytes of memory for request data."""
 
@@ -74,6 +76,10 @@ class Submitter(ABC, Generic[R]):
         self._backlog: deque[R] = deque()
         self._to_flush: list[SubmissionQueue[R]] = []
         self._backlog_changed = trio.Event()
+        self._ended = False
+        """Whether `serve` has ended."""
+        self._waits: set[trio.CancelScope] = set()
+        """Waits for a device, which end with `serve`."""
 
     # Implemented by each device type.
 
@@ -130,9 +136,12 @@ class Submitter(ABC, Generic[R]):
     # Interface for programs.
 
     def submit(self, request: R) -> None:
-        """Queue a request. The device is notified by `kick`."""
+        """Queue a request. The device is notified by `kick`. After the end of `serve`, the request fails at once."""
         self._serial += 1
         request.serial = self._serial
+        if self._ended:
+            self.fail(request, "device_lost")
+            return
         if not self.liveness.live:
             self._set_deadline(request)
             self._backlog.append(request)
@@ -153,7 +162,10 @@ class Submitter(ABC, Generic[R]):
         return None if self._buffers is None else self._buffers.take(size)
 
     async def buffer(self, size: int) -> Buffer:
-        """Return a buffer of ``size`` bytes as soon as there is room. Raises ValueError if it never fits."""
+        """Return a buffer of ``size`` bytes as soon as there is room.
+
+        Raises ValueError if it never fits, TransportLost after the end of `serve`.
+        """
         while (buffer := self.take(size)) is None:
             if self._to_flush:
                 self.kick()  # may free buffers at once
@@ -166,11 +178,20 @@ class Submitter(ABC, Generic[R]):
         return buffer
 
     async def wait_up(self) -> None:
-        """Return once the device is live."""
-        await self.liveness.wait()
+        """Return once the device is live. Raises TransportLost at the end of `serve`: the device was removed."""
+        if self._ended:
+            raise TransportLost(REMOVED)
+        with trio.CancelScope() as scope:
+            self._waits.add(scope)
+            try:
+                await self.liveness.wait()
+            finally:
+                self._waits.discard(scope)
+        if scope.cancelled_caught:
+            raise TransportLost(REMOVED)
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Fail requests that have waited too long for the device. When cancelled, fail all that wait."""
+        """Fail requests that waited too long for the device. When cancelled, fail those that wait, and later ones."""
         task_status.started()
         try:
             while True:
@@ -184,8 +205,14 @@ class Submitter(ABC, Generic[R]):
                 if not self.liveness.live:
                     self._expire_due()
         finally:
+            self._ended = True
             for request in list(self._backlog):
                 self._expire(request)
+            for scope in self._waits:
+                scope.cancel()
+            if self._buffers is not None:
+                self._buffers.close()
+                self._buffers = None
 
     # Internals.
 

@@ -72,7 +72,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("impatient")
 def test_a_name_is_one_systems_at_a_time_and_a_file_says_whose(run_dir: Path) -> None:
     assert running(NAME) is None
-    with claim(NAME, parse(DEFAULT)) as ours:
+    with claim(NAME, parse(DEFAULT)) as claimed:
+        ours = claimed.state
         hosts = {"rc": f"{NAME}-rc", "ep": f"{NAME}-ep"}
         assert ours == State(NAME, os.getpid(), hosts, (f"{NAME}-ep", f"{NAME}-rc"))
         assert running(NAME) == read_state(NAME) == ours
@@ -81,7 +82,7 @@ def test_a_name_is_one_systems_at_a_time_and_a_file_says_whose(run_dir: Path) ->
         with pytest.raises(ControlError, match=f"{NAME} is running"):
             clean_up(NAME)
         with claim("t-other", IN_MEMORY) as other:
-            assert other.hosts == {"rc": None, "ep": None}
+            assert other.state.hosts == {"rc": None, "ep": None}
     assert running(NAME) is None
     assert contents(run_dir) == []
 
@@ -142,10 +143,22 @@ def test_sockets_and_terminals_are_recorded_before_they_are_made(run_dir: Path) 
     channels = '{ name = "a", surface = "pty", path = "tty" }, { name = "b", surface = "socket", path = "/tmp/b" }'
     topology = built_in("rpmsg", keys=f"driver = {{ channels = [{channels}] }}")
     with claim(NAME, topology) as actual:
-        assert actual.paths == (str(Path.cwd() / "tty"), "/tmp/b")
-        assert read_state(NAME) == actual
+        assert actual.state.paths == (str(Path.cwd() / "tty"), "/tmp/b")
+        assert read_state(NAME) == actual.state
     with claim(NAME, built_in("blk", keys='driver = { nbd = "/tmp/nbd" }')) as actual:
-        assert actual.paths == ("/tmp/nbd",)
+        assert actual.state.paths == ("/tmp/nbd",)
+        actual.record(IN_MEMORY)
+        recorded = read_state(NAME)
+        assert recorded == actual.state
+        assert not recorded.paths
+
+
+def test_a_changed_system_keeps_the_namespaces_that_it_made(run_dir: Path) -> None:
+    with claim(NAME, IN_MEMORY) as claimed:
+        for topology in (parse(DEFAULT), IN_MEMORY, parse(DEFAULT)):
+            claimed.record(topology)
+            assert read_state(NAME) == claimed.state
+            assert claimed.state.netns == topology.own_netns(NAME)
 
 
 def test_a_free_name_has_the_first_number_that_is_free_and_stays_within_the_longest(run_dir: Path) -> None:

@@ -31,7 +31,8 @@ def test_the_default_name_of_a_served_device_is_that_of_its_type_and_its_socket(
 def test_a_served_device_has_its_socket_and_no_namespace_of_its_own(run_dir: Path) -> None:
     spec = parse_device({"type": "net", "device": {"kind": "tap", "netns": "moon"}}, "test")
     for connect, paths in ((False, ("/s",)), (True, ())):
-        with claim("t", export_topology({"net0": DeviceExport(spec, Path("/s"), connect)})) as state:
+        with claim("t", export_topology({"net0": DeviceExport(spec, Path("/s"), connect)})) as claimed:
+            state = claimed.state
             assert (state.hosts, state.netns, state.paths) == ({"serve": "moon"}, (), paths)
 
 

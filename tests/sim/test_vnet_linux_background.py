@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 import pytest
 import trio
 import trio.testing
 
-from vnet.linux.background import gather, open_all, open_background
+from vnet.linux.background import Shelter, gather, open_background, open_shelter, start, start_soon
 
 
 async def fail_when_cancelled(error: Exception) -> None:
@@ -107,11 +107,16 @@ async def opened(name: str, log: list[str], seconds: float = 1, error: Exception
         log.append(f"-{name}")
 
 
+async def enter_all(shelter: Shelter, contexts: Sequence[AbstractAsyncContextManager[str]]) -> list[str | None]:
+    held = await gather([partial(shelter.enter, context) for context in contexts])
+    return [each.value for each in held]
+
+
 async def test_contexts_are_entered_and_left_at_the_same_time(autojump_clock: trio.testing.MockClock) -> None:
     log: list[str] = []
     start = trio.current_time()
-    async with open_all([opened(name, log) for name in "abc"]) as names:
-        assert names == ["a", "b", "c"]
+    async with open_shelter() as shelter:
+        assert await enter_all(shelter, [opened(name, log) for name in "abc"]) == ["a", "b", "c"]
         assert trio.current_time() - start == 1
     assert trio.current_time() - start == 2
     assert sorted(log) == ["+a", "+b", "+c", "-a", "-b", "-c"]
@@ -121,15 +126,16 @@ async def test_a_context_that_can_not_be_entered_ends_the_others(autojump_clock:
     log: list[str] = []
     contexts = [opened("a", log), opened("b", log, 2, KeyError("b")), opened("c", log, 3)]
     with pytest.raises(KeyError, match="b"):
-        async with open_all(contexts):
-            pytest.fail("the body runs")
+        async with open_shelter() as shelter:
+            await enter_all(shelter, contexts)
     assert log == ["+a", "-a"]
 
 
 async def test_contexts_are_left_after_a_cancelled_body(autojump_clock: trio.testing.MockClock) -> None:
     log: list[str] = []
     with trio.CancelScope() as scope:
-        async with open_all([opened("a", log)]):
+        async with open_shelter() as shelter:
+            await shelter.enter(opened("a", log))
             scope.cancel()
             try:
                 await trio.sleep_forever()
@@ -143,8 +149,8 @@ async def test_contexts_are_left_after_a_cancelled_body(autojump_clock: trio.tes
 async def test_a_cancelled_opening_leaves_what_was_entered(autojump_clock: trio.testing.MockClock) -> None:
     log: list[str] = []
     with trio.move_on_after(2) as scope:
-        async with open_all([opened("a", log), opened("b", log, 60)]):
-            pytest.fail("the body runs")
+        async with open_shelter() as shelter:
+            await enter_all(shelter, [opened("a", log), opened("b", log, 60)])
     assert scope.cancelled_caught
     assert log == ["+a", "-a"]
 
@@ -157,5 +163,45 @@ async def test_the_error_of_a_task_of_a_context_ends_the_body(autojump_clock: tr
             yield
 
     with pytest.RaisesGroup(KeyError, flatten_subgroups=True):
-        async with open_all([failing()]):
+        async with open_shelter() as shelter:
+            await shelter.enter(failing())
             await trio.sleep_forever()
+
+
+async def test_a_context_can_be_left_before_the_others(autojump_clock: trio.testing.MockClock) -> None:
+    log: list[str] = []
+    async with open_shelter() as shelter:
+        first, _ = [await shelter.enter(opened(name, log)) for name in "ab"]
+        await shelter.leave(first)
+        assert log == ["+a", "+b", "-a"]
+    assert log == ["+a", "+b", "-a", "-b"]
+
+
+async def test_the_error_of_a_contexts_end_is_that_of_the_task_that_leaves_it() -> None:
+    @asynccontextmanager
+    async def failing() -> AsyncIterator[None]:
+        yield
+        raise KeyError("end")
+
+    async with open_shelter() as shelter:
+        held = await shelter.enter(failing())
+        with pytest.raises(KeyError, match="end"):
+            await shelter.leave(held)
+
+
+async def test_a_task_is_stopped_alone() -> None:
+    async def report(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            log.append("report")
+
+    log: list[str] = []
+    async with open_background() as nursery:
+        tasks = [await start(nursery, report), start_soon(nursery, report)]
+        for count, task in enumerate(tasks, 1):
+            await trio.testing.wait_all_tasks_blocked()
+            await task.stop()
+            assert len(log) == count
+            await task.stop()

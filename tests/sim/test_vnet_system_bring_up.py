@@ -12,7 +12,7 @@ from drivers.bus.vhost import VhostBound, VhostBus, VhostDevice
 from drivers.errors import ProbeError
 from rings.features import EMPTY_TABLE
 from rings.memory import Memory
-from vnet.system.bring_up import UP_TIMEOUT, bring_up, reason_of, register_device_types
+from vnet.system.bring_up import UP_TIMEOUT, reason_of, register_device_types, wait_offered
 
 
 class SilentBack(VhostBack):
@@ -37,17 +37,19 @@ class SilentBack(VhostBack):
 
 
 @pytest.mark.parametrize(("types", "why"), [(True, "no port to plug into yet"), (False, "it never came up")])
-async def test_a_device_without_features_is_not_shown_and_the_error_says_why(types: bool, why: str) -> None:
+async def test_a_device_without_features_is_not_waited_for_any_longer_and_the_error_says_why(
+    types: bool, why: str
+) -> None:
     bus, back = VhostBus(), SilentBack(Identity(1, "net0"))
     if types:
         register_device_types(bus, {})
     async with trio.open_nursery() as nursery:
         await nursery.start(bus.serve)
+        bus.register_device(back.device)
         start = trio.current_time()
         with pytest.raises(ProbeError, match=rf"^net0: .*{why}$"):
-            await bring_up([(bus, back)])
+            await wait_offered([(bus, back)])
         assert trio.current_time() - start == pytest.approx(UP_TIMEOUT)
-        assert not back.bound
         nursery.cancel_scope.cancel()
 
 
@@ -69,9 +71,11 @@ async def test_a_failed_offer_is_final_and_ends_the_wait_also_while_another_devi
     async with trio.open_nursery() as nursery:
         await nursery.start(waiting.serve)
         await nursery.start(refusing.serve)
+        for bus, back in backs:
+            bus.register_device(back.device)
         start = trio.current_time()
         with pytest.raises(ProbeError, match=r"^net1: .*no such disk$"):
-            await bring_up(backs[order])
+            await wait_offered(backs[order])
         assert trio.current_time() - start < 1
         nursery.cancel_scope.cancel()
 

@@ -17,4 +17,4 @@ async def test_a_device_is_on_a_carrier_of_its_drivers_host(transport: str) -> N
         bus, carrier = pair.carrier
         assert carrier.name == device.location
         assert bus.binding(carrier).error == ""
-        assert len(pair.rc.junctions) == (transport == "vhost_user")
+        assert len(pair.rc.sockets) == (transport == "vhost_user")

@@ -11,7 +11,8 @@ import trio
 from support.machine import RequireTool
 from support.topologies import TWO_HOSTS
 from vnet.ends.mediated import MediatorEnd
-from vnet.system.world import LOCAL, World, open_world
+from vnet.system.parts import LOCAL
+from vnet.system.world import World, open_world
 from vnet.topology import parse
 from vnet.traffic.kernel import iperf3, iperf3_server, ping
 

@@ -24,6 +24,7 @@ from vnet.cli.topology_file import BUILT_IN, FILE, open_topology
 from vnet.demo import default_topology
 from vnet.errors import settings_of
 from vnet.qmp.server import ControlServer
+from vnet.system.changes import no_record
 from vnet.system.claim import claim
 from vnet.system.device import Device
 from vnet.system.snapshot import queue_sides
@@ -131,9 +132,8 @@ async def _open(topology: Topology, file: str, name: str, public: bool) -> Async
     """Build the system; a ``public`` one is known to `vnet ps` and answers `vnet show`."""
     async with AsyncExitStack() as stack:
         stack.enter_context(settings_of(file))
-        if public:
-            stack.enter_context(claim(name, topology))
-        world = await stack.enter_async_context(open_world(topology, name))
+        record = stack.enter_context(claim(name, topology)).record if public else no_record
+        world = await stack.enter_async_context(open_world(topology, name, record=record))
         nursery = await stack.enter_async_context(trio.open_nursery())
         if public:
             control = ControlServer(world)

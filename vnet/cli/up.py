@@ -62,8 +62,8 @@ def command(context: click.Context, topology: Path | None, only: str | None, nam
 
 async def _up(topology: Topology, file: str, name: str, run: str | None, serving: trio.Event) -> int:
     """Run ``topology``, read from ``file``; return the exit status."""
-    with settings_of(file), claim(name, topology):
-        async with open_world(topology, name) as world:
+    with settings_of(file), claim(name, topology) as claimed:
+        async with open_world(topology, name, record=claimed.record) as world:
             return await _serve(world, run, serving)
 
 

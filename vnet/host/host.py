@@ -17,7 +17,7 @@ from drivers.carriers.vhost_user import VhostUserBus
 from drivers.contracts.events import NO_EVENTS, Events, HostEvents
 from drivers.contracts.hw import MmioRegion, PciFunction
 from vnet.host.platform import Platform, PlatformRegion
-from vnet.host.vhost_user import Junction, SocketEnd
+from vnet.host.vhost_user import SocketEnd
 from vnet.link.base import Link
 from vnet.linux.memory import HostMemory
 from vnet.pcie.epc import EndpointController
@@ -52,8 +52,6 @@ class Host:
         self.platform = Platform(self.memory, self.platform_bus.register_device, self._remove_region)
         self.sockets: list[SocketEnd] = []
         """The host's ends of vhost-user sockets."""
-        self.junctions: list[Junction] = []
-        """Connections between such an end and a device of the same system."""
         self.controllers: dict[str, EndpointController] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -77,6 +75,10 @@ class Host:
         self.controllers[name] = EndpointController(link, memory=self.memory, name=f"{self.name}.{name}")
         return self.controllers[name]
 
+    def remove_controller(self, name: str) -> None:
+        """Stop and remove the endpoint controller of a link, without which the link is down."""
+        self.controllers.pop(name).stop()
+
     def close(self) -> None:
         """Close vhost-user sockets and memory. Calling it twice is harmless."""
         for end in self.sockets:
@@ -91,8 +93,6 @@ class Host:
                 # Start from the top down, so that cancelling unbinds from the bottom up.
                 for bus in (self.virtio, self.vhost, *self.carriers):
                     await nursery.start(bus.serve)
-                for junction in self.junctions:
-                    nursery.start_soon(junction.serve)
                 self.rc.watch(self)
                 task_status.started()
                 try:

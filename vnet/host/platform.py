@@ -131,11 +131,19 @@ class Platform:
         return tuple(self._regions)
 
     def add(self, match_id: MatchId = LNRO0005) -> PlatformRegion:
-        """Add an empty slot with this firmware id, and return it. Raises MemoryError if it would overlap RAM."""
-        at = len(self._regions)
+        """Add an empty slot with this firmware id, at the lowest free address, and return it.
+
+        Raises MemoryError if it would overlap RAM.
+        """
+        taken = {region.irq - self.FIRST_IRQ for region in self._regions}
+        at = next(at for at in range(len(taken) + 1) if at not in taken)
         address = self.BASE + at * self.SIZE
         if address + self.SIZE > self.memory.base:
             raise MemoryError(f"no room for another region below {self.memory.base:#x}")
         region = PlatformRegion(self, address, self.SIZE, self.FIRST_IRQ + at, match_id)
         self._regions.append(region)
         return region
+
+    def discard(self, region: PlatformRegion) -> None:
+        """Remove an empty slot."""
+        self._regions.remove(region)

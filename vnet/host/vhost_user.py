@@ -89,9 +89,14 @@ class Junction:
 
     async def serve(self) -> None:
         """Serve connections until cancelled."""
-        async with trio.open_nursery() as nursery, self._sockets:
-            async for socket in self._sockets:
-                nursery.start_soon(self._converse, socket)
+        try:
+            async with trio.open_nursery() as nursery:
+                async for socket in self._sockets:
+                    nursery.start_soon(self._converse, socket)
+        finally:
+            with suppress(trio.WouldBlock):
+                self._sockets.receive_nowait().close()
+            self._sockets.close()
 
     async def _converse(self, socket: FdSocket) -> None:
         with suppress(DriverError):  # the front end reports the end of its connection

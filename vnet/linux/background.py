@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
+import attrs
 import trio
 
-__all__ = ["gather", "open_all", "open_background"]
+__all__ = ["Held", "Shelter", "Task", "gather", "open_background", "open_shelter", "start", "start_soon"]
 
 T = TypeVar("T")
 
@@ -60,29 +61,136 @@ async def gather(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
     return [results[index] for index in range(len(calls))]
 
 
-@asynccontextmanager
-async def open_all(contexts: Sequence[AbstractAsyncContextManager[T]]) -> AsyncIterator[list[T]]:
-    """Enter all ``contexts`` at the same time, each in a task of its own; yield their values in order.
+@attrs.define(eq=False)
+class Held(Generic[T]):
+    """A context that a task of its own holds, see `Shelter`."""
 
-    They are left at the same time, at the end of this context: also if it is cancelled, no earlier than its body ends.
-    If one can't be entered, its error is raised, and those entered so far are left.
+    value: T | None = None
+    error: Exception | None = None
+    """Error of the context's end."""
+    requested: bool = False
+    """Whether `leave` was called."""
+    _leave: trio.Event = attrs.field(factory=trio.Event)
+    _left: trio.Event = attrs.field(factory=trio.Event)
+
+    async def leave(self) -> None:
+        """Leave the context, and return once it is left. Raises the error of its end."""
+        self.requested = True
+        self.end()
+        await self._left.wait()
+        if self.error is not None:
+            raise self.error
+
+    def end(self) -> None:
+        """Leave the context soon."""
+        self._leave.set()
+
+    async def hold(
+        self, context: AbstractAsyncContextManager[T], task_status: trio.TaskStatus[T] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Hold ``context`` until it is to be left."""
+        try:
+            async with context as self.value:
+                task_status.started(self.value)
+                await self._leave.wait()
+        except Exception as error:
+            if not self.requested:
+                raise
+            self.error = error
+        finally:
+            self._left.set()
+
+
+class Shelter:
+    """Contexts, each held by a task of its own, so that any task may enter and leave one at any time."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._all: set[Held[Any]] = set()
+
+    async def enter(self, context: AbstractAsyncContextManager[T]) -> Held[T]:
+        """Enter ``context``. Raises its error."""
+        held = Held[T]()
+        self._all.add(held)
+        try:
+            await self._nursery.start(held.hold, context)
+        except BaseException:
+            self._all.discard(held)
+            raise
+        return held
+
+    async def leave(self, held: Held[Any]) -> None:
+        """Leave a context, and return once it is left. Raises the error of its end."""
+        try:
+            await held.leave()
+        finally:
+            self._all.discard(held)
+
+    def end(self) -> None:
+        """Leave all contexts soon."""
+        for held in self._all:
+            held.end()
+
+
+@asynccontextmanager
+async def open_shelter() -> AsyncIterator[Shelter]:
+    """Open a shelter. Contexts in it are left at the same time, at the end of this one.
+
+    If this context is cancelled, they are left no earlier than its body ends.
     """
     leave = trio.Event()
 
-    async def hold(context: AbstractAsyncContextManager[T], task_status: trio.TaskStatus[T]) -> None:
-        async with context as value:
-            task_status.started(value)
-            await leave.wait()
-
-    async def shelter(task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    async def run(task_status: trio.TaskStatus[trio.Nursery]) -> None:
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as holders:
                 task_status.started(holders)
                 await leave.wait()
 
     async with open_background() as nursery:
-        holders: trio.Nursery = await nursery.start(shelter)
+        shelter = Shelter(await nursery.start(run))
         try:
-            yield await gather([partial(holders.start, hold, context) for context in contexts])
+            yield shelter
         finally:
+            shelter.end()
             leave.set()
+
+
+class Task:
+    """A task that can be ended alone."""
+
+    def __init__(self) -> None:
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+
+    async def stop(self) -> None:
+        """Cancel the task, and return once it has ended."""
+        self._scope.cancel()
+        await self._ended.wait()
+
+    async def run(self, function: Callable[[], Awaitable[object]]) -> None:
+        try:
+            with self._scope:
+                await function()
+        finally:
+            self._ended.set()
+
+    async def run_started(
+        self,
+        function: Callable[..., Awaitable[object]],
+        task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        await self.run(partial(function, task_status=task_status))
+
+
+def start_soon(nursery: trio.Nursery, function: Callable[[], Awaitable[object]]) -> Task:
+    """Start a task in ``nursery``, and return it."""
+    task = Task()
+    nursery.start_soon(task.run, function)
+    return task
+
+
+async def start(nursery: trio.Nursery, function: Callable[..., Awaitable[object]]) -> Task:
+    """Start a task in ``nursery`` that reports its start, and return it after that. Raises the error of its start."""
+    task = Task()
+    await nursery.start(task.run_started, function)
+    return task

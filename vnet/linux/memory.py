@@ -103,8 +103,9 @@ class HostMemory(MappedMemory):
         return DmaBuffer(Addr(extent.start), size)
 
     def free(self, buffer: DmaBuffer) -> None:
-        """Free ``buffer``. Raises ValueError if it is not allocated."""
-        self._pool.free(buffer.addr)
+        """Free ``buffer``. Harmless once the memory is closed. Raises ValueError if it is not allocated."""
+        if self._fd >= 0:
+            self._pool.free(buffer.addr)
 
     def statistics(self) -> MemoryStatistics:
         pool = self._pool

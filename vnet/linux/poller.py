@@ -43,6 +43,11 @@ class Poller:
         self._polling = False
         self._deferred: dict[Callable[[], object], None] = {}  # calls for the end of this poll, in order
 
+    def moderate(self) -> None:
+        """Enable pauses at high throughput, and let `at_end` defer calls, from now on."""
+        if self._moderation is None:
+            self._moderation = Moderation()
+
     def register(self, fd: int, byte_count: Callable[[], int] = int) -> Signal:
         """Watch ``fd``, and return a signal that is set when data or an error may be readable.
 

@@ -96,6 +96,10 @@ class EndpointController:
         self._functions[function] = _Function(config)
         self._count_functions()
 
+    def has_function(self, function: int) -> bool:
+        """Return whether the controller has a function with this number."""
+        return function in self._functions
+
     def add_capability(self, function: int, cap_id: int, body: bytes, block: RegisterBlock | None = None) -> int:
         return self._functions[function].config.add(Capability(cap_id, body), block)
 

@@ -89,17 +89,17 @@ class _RootPort:
 
     def removed(self) -> None:
         for number in list(self.functions):
-            self._drop(number)
+            self.drop(number)
 
-    def scan(self) -> None:
+    def scan(self, numbers: Iterable[int] = range(MAX_FUNCTIONS)) -> None:
         """Configure functions that are new or offline; functions that are online stay as they are."""
         returned: list[PciFunctionHandle] = []
         new: list[PciFunctionHandle] = []
-        for number in range(MAX_FUNCTIONS):
+        for number in numbers:
             identity = self.link.config_read(number, 0, 4)
             known = self.functions.get(number)
             if known is not None and known.identity != identity:
-                self._drop(number)
+                self.drop(number)
                 known = None
             if identity & 0xFFFF == NO_VENDOR or (known is not None and known.online):
                 continue
@@ -113,7 +113,8 @@ class _RootPort:
         for handle in new:
             self._rc.report_added(handle)
 
-    def _drop(self, number: int) -> None:
+    def drop(self, number: int) -> None:
+        """Remove a function that is gone."""
         handle = self.functions.pop(number)
         was_online = handle.online
         handle.set_removed()
@@ -160,13 +161,34 @@ class RootComplex:
         self._events: PciBusEvents | None = None
 
     def attach(self, link: Link) -> int:
-        """Put ``link`` behind a new root port; return the bus number of its functions."""
-        bus = len(self._ports) + 1
-        start = self._mmio + len(self._ports) * APERTURE
+        """Put ``link`` behind a new root port; return the bus number of its functions, the lowest that is free."""
+        taken = {port.bus for port in self._ports}
+        bus = next(bus for bus in range(1, len(taken) + 2) if bus not in taken)
+        start = self._mmio + (bus - 1) * APERTURE
         port = _RootPort(self, link, bus, (start, start + APERTURE))
         self._ports.append(port)
+        self._ports.sort(key=lambda port: port.bus)
         link.attach_root(port)
         return bus
+
+    def detach(self, link: Link) -> None:
+        """Remove the root port of ``link``, whose endpoint is gone."""
+        self._ports = [port for port in self._ports if port.link is not link]
+
+    def function_added(self, link: Link, number: int) -> None:
+        """Configure a function that was added while ``link`` is up, as a rescan does. Others notice nothing."""
+        port = self._port(link)
+        if link.up and port is not None:
+            port.scan((number,))
+
+    def function_removed(self, link: Link, number: int) -> None:
+        """Remove a function that is gone from the bus, as a hot-plug slot does. Harmless if it had none."""
+        port = self._port(link)
+        if port is not None and number in port.functions:
+            port.drop(number)
+
+    def _port(self, link: Link) -> _RootPort | None:
+        return next((port for port in self._ports if port.link is link), None)
 
     def watch(self, events: PciBusEvents | None) -> None:
         """Report the existing functions, then all changes, to ``events``."""

@@ -16,7 +16,7 @@ from drivers.errors import ProbeError
 from vnet.ends import DEVICE_TYPES
 from vnet.linux.background import gather
 
-__all__ = ["UP_TIMEOUT", "bring_up", "reason_of", "register_device_types", "register_drivers"]
+__all__ = ["UP_TIMEOUT", "reason_of", "register_device_types", "register_drivers", "wait_offered"]
 
 UP_TIMEOUT = 30.0
 """Seconds that a device may take to come up."""
@@ -34,18 +34,13 @@ def register_device_types(bus: VhostBus, plugs: Mapping[VhostDevice, Any]) -> No
         bus.register_driver(kind.virtio.vhost_driver(plugs.get))
 
 
-async def bring_up(backs: Iterable[tuple[VhostBus, VhostBack]]) -> None:
-    """Register the devices of back halves on their buses, and show all to the other side when they have features.
+async def wait_offered(backs: Iterable[tuple[VhostBus, VhostBack]]) -> None:
+    """Return once all devices, which are on their buses, have features, so that the other side may see them.
 
     Raises ProbeError at once if one of the devices failed, which is final, or if a device has no features after
     `UP_TIMEOUT`.
     """
-    backs = list(backs)
-    for bus, back in backs:
-        bus.register_device(back.device)
     await gather([partial(_wait_offered, bus, back.device) for bus, back in backs])
-    for _, back in backs:  # in order, so that equal systems are equal
-        back.bind()
 
 
 async def _wait_offered(bus: VhostBus, device: VhostDevice) -> None:

@@ -22,7 +22,7 @@ from vnet.ports.rpmsg.pty import remove_stale_terminal
 from vnet.system.state import State, lock_file, make_run_dir, read_text, socket_path, state_path, uptime
 from vnet.topology import Topology
 
-__all__ = ["NameTaken", "claim", "claim_free", "clean_up"]
+__all__ = ["Claim", "NameTaken", "claim", "claim_free", "clean_up"]
 
 LOCK_TRIES = 20
 """Attempts to lock a file."""
@@ -34,8 +34,34 @@ class NameTaken(ControlError):
     """A system of the name is running already."""
 
 
+class Claim:
+    """The file of a system, which this process has locked."""
+
+    def __init__(self, name: str, fd: int) -> None:
+        self.state = State(name, os.getpid(), {}, started=uptime())
+        self._fd = fd
+
+    @property
+    def name(self) -> str:
+        return self.state.name
+
+    def record(self, topology: Topology) -> None:
+        """List what the system makes for ``topology``, before it does, or keeps. Raises OSError."""
+        name, before = self.name, self.state.netns
+        made = tuple(netns for netns in topology.own_netns(name) if netns in before or not (NETNS_DIR / netns).exists())
+        hosts = dict.fromkeys(topology.hosts) | {
+            netns.host: topology.host_netns(name, netns.host) for netns in topology.namespaces(name)
+        }
+        paths = tuple(str(path.absolute()) for path in topology.paths())
+        state = attrs.evolve(self.state, hosts=hosts, netns=made, paths=paths)
+        # One write, which no kill cuts in half, over all of the former text: blanks behind the new one are no text.
+        text = json.dumps(attrs.asdict(state)).encode() + b"\n"
+        os.pwrite(self._fd, text.ljust(os.fstat(self._fd).st_size), 0)
+        self.state = state
+
+
 @contextmanager
-def claim(name: str, topology: Topology) -> Iterator[State]:
+def claim(name: str, topology: Topology) -> Iterator[Claim]:
     """Reserve the name during the context, with a state file that lists what ``topology`` makes.
 
     Remains of a killed system of this name are removed first, our own at the end; if that fails, the file stays for
@@ -46,25 +72,19 @@ def claim(name: str, topology: Topology) -> Iterator[State]:
         if fd is None:
             raise NameTaken(f"{name} is running already; try: vnet show --name {name}")
         _remove(State.parse(name, read_text(fd)))
-        state = State(name, os.getpid(), {})
+        claimed = Claim(name, fd)
         try:
             _remove_socket(socket_path(name))
-            made = tuple(netns for netns in topology.own_netns(name) if not (NETNS_DIR / netns).exists())
-            hosts = dict.fromkeys(topology.hosts) | {
-                netns.host: topology.host_netns(name, netns.host) for netns in topology.namespaces(name)
-            }
-            paths = tuple(str(path.absolute()) for path in topology.paths())
-            state = State(name, os.getpid(), hosts, made, paths, uptime())
             os.ftruncate(fd, 0)
-            os.pwrite(fd, json.dumps(attrs.asdict(state)).encode() + b"\n", 0)
-            yield state
+            claimed.record(topology)
+            yield claimed
         finally:
-            _remove(state)
+            _remove(claimed.state)
             state_path(name).unlink(missing_ok=True)
 
 
 @contextmanager
-def claim_free(base: str, topology: Topology) -> Iterator[State]:
+def claim_free(base: str, topology: Topology) -> Iterator[Claim]:
     """Reserve a name that is free during the context: ``base``, else with the first free number behind it.
 
     Raises as `claim` does.
@@ -73,10 +93,10 @@ def claim_free(base: str, topology: Topology) -> Iterator[State]:
         suffix = "" if number == 1 else f"-{number}"
         with ExitStack() as stack:
             try:
-                state = stack.enter_context(claim(base[: NAME_MAX - len(suffix)] + suffix, topology))
+                claimed = stack.enter_context(claim(base[: NAME_MAX - len(suffix)] + suffix, topology))
             except NameTaken:
                 continue
-            yield state
+            yield claimed
             return
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from itertools import count
@@ -21,7 +21,6 @@ from vnet.emitters.registers import RegisterPlace, VectorPlace, watch_link, watc
 from vnet.emitters.rings import DeviceEmitter, DriverEmitter
 from vnet.ends.base import End
 from vnet.host.host import Host
-from vnet.host.platform import PlatformRegion
 from vnet.link.base import Link
 from vnet.link.faults import Action, LinkRequest
 from vnet.ports.packet.base import CountingPort
@@ -37,6 +36,10 @@ __all__ = ["DataPath"]
 SIDES: tuple[Side, Side] = ("driver", "device")
 QUEUES = ("receiveq", "transmitq")
 """Names of the two virtqueues of a port's queue, without their number."""
+
+
+_Part = Link | Device | None
+_Install = Callable[[_Part, ExitStack], None]
 
 
 class DataPath:
@@ -66,7 +69,8 @@ class DataPath:
         self._frames = count(1)
         self._requests = count(1)
         self._rings: dict[tuple[str, Side, str], Callable[[], None]] = {}
-        self._installed: dict[str, ExitStack] = {}
+        self._installed: dict[str, dict[_Part, ExitStack]] = {}
+        """Stacks that remove each kind of emitters, by the part that they are at; None: the whole system."""
         events.adapt(self.adapt)
 
     def adapt(self) -> None:
@@ -74,31 +78,47 @@ class DataPath:
         events = self._events
         tlps = events.tlps is not None
         rings, frames = tlps or events.rings is not None, tlps or events.frames is not None
-        wanted: Mapping[str, Callable[[ExitStack], None] | None] = {
+        wanted: Mapping[str, _Install | None] = {
             "rings": self._watch_rings if rings else None,
             "ports": partial(self._watch_ports, batches=False) if frames and rings else None,
             "batches": partial(self._watch_ports, batches=True) if frames and not rings else None,
             "registers": self._watch_registers if tlps or events.registers is not None else None,
         }
-        for name, install in wanted.items():  # removals first: a port has one of two emitters
-            if install is None and name in self._installed:
-                self._installed.pop(name).close()
-        for name, install in wanted.items():
-            if install is not None and name not in self._installed:
-                self._installed[name] = stack = ExitStack()
-                install(stack)
+        for kind, install in wanted.items():  # removals first: a port has one of two emitters
+            if install is None:
+                for stack in self._installed.pop(kind, {}).values():
+                    stack.close()
+        for kind, install in wanted.items():
+            if install is not None:
+                installed = self._installed.setdefault(kind, {})
+                for part in (None, *self._links.values(), *self._devices.values()):
+                    if part not in installed:
+                        installed[part] = stack = ExitStack()
+                        install(part, stack)
+
+    def forget(self, part: Link | Device) -> None:
+        """Remove the emitters of a link or device that leaves the system."""
+        for installed in self._installed.values():
+            if part in installed:
+                installed.pop(part).close()
+        if isinstance(part, Device):
+            for ring in [key for key in self._rings if key[0] == part.name]:
+                self._rings.pop(ring)()
+            for queue in [key for key in self._chains if key[0] == part.name]:
+                del self._chains[queue]
 
     # Rings
 
-    def _watch_rings(self, stack: ExitStack) -> None:
-        stack.callback(self._leave_rings)
-        for device in self._devices.values():
-            for queue in device.driver_queues:
-                self._watch_driver(device, queue)
-            for own in device.device_queues:
-                self._watch_device(device, own)
-        stack.enter_context(self._events.listen(self._queue_enabled, (Topic.LIFECYCLE,)))
-        stack.enter_context(self._events.listen(self._fault_injected, (Topic.LINKS,)))
+    def _watch_rings(self, part: _Part, stack: ExitStack) -> None:
+        if part is None:
+            stack.callback(self._leave_rings)
+            stack.enter_context(self._events.listen(self._queue_enabled, (Topic.LIFECYCLE,)))
+            stack.enter_context(self._events.listen(self._fault_injected, (Topic.LINKS,)))
+        elif isinstance(part, Device):
+            for queue in part.driver_queues:
+                self._watch_driver(part, queue)
+            for own in part.device_queues:
+                self._watch_device(part, own)
 
     def _leave_rings(self) -> None:
         for end in self._rings.values():
@@ -179,13 +199,13 @@ class DataPath:
 
     # Ports
 
-    def _watch_ports(self, stack: ExitStack, *, batches: bool) -> None:
-        for device in self._devices.values():
-            ends: tuple[tuple[Side, End], ...] = (("driver", device.driver_end), ("device", device.device_end))
+    def _watch_ports(self, part: _Part, stack: ExitStack, *, batches: bool) -> None:
+        if isinstance(part, Device):
+            ends: tuple[tuple[Side, End], ...] = (("driver", part.driver_end), ("device", part.device_end))
             for side, end in ends:
                 port = getattr(end.settings, "port", None)
                 if isinstance(port, CountingPort):  # the base of all packet ports
-                    self._watch_port(stack, device, side, cast("PacketPort", port), batches)
+                    self._watch_port(stack, part, side, cast("PacketPort", port), batches)
 
     def _watch_port(self, stack: ExitStack, device: Device, side: Side, port: PacketPort, batches: bool) -> None:
         name = port.ifname if isinstance(port, InterfacePort) else "memory"
@@ -204,22 +224,19 @@ class DataPath:
 
     # Links and platform regions
 
-    def _watch_registers(self, stack: ExitStack) -> None:
-        for name, link in self._links.items():
-            stack.callback(watch_link(link, self._events, self._places(name), self._published, self._requests).remove)
-        for device, region in self._regions():
-            source = device.source("device")
-            locate = partial(region_place, device, device.source("driver"))
-            stack.callback(watch_region(region, self._events, locate, source, self._published).remove)
+    def _watch_registers(self, part: _Part, stack: ExitStack) -> None:
+        if isinstance(part, Device):
+            for region in part.driver_host.platform.regions:
+                if region.name == part.location:
+                    source = part.source("device")
+                    locate = partial(region_place, part, part.source("driver"))
+                    stack.callback(watch_region(region, self._events, locate, source, self._published).remove)
+        elif part is not None:
+            places = self._places(part.name)
+            stack.callback(watch_link(part, self._events, places, self._published, self._requests).remove)
 
     def _places(self, link: str) -> LinkAddresses:
         return LinkAddresses(link, self._topology, self._hosts, self._devices, self._registers[link])
-
-    def _regions(self) -> Iterator[tuple[Device, PlatformRegion]]:
-        for device in self._devices.values():
-            for region in device.driver_host.platform.regions:
-                if region.name == device.location:
-                    yield device, region
 
     def _published(self, kind: str, source: Source) -> int | None:
         chains = self._chains.get((source.device, source.queue))

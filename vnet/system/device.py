@@ -19,6 +19,7 @@ from vnet.ends.base import End, SideName
 from vnet.host.host import Host
 from vnet.spec import DeviceSpec
 from vnet.system.bring_up import reason_of
+from vnet.system.carriers import Carrier
 
 __all__ = ["Device"]
 
@@ -46,6 +47,8 @@ class Device:
     """End of the driver."""
     device_end: End
     """End of the device; a `MediatorEnd` in mediated mode."""
+    carrier: Carrier | None = None
+    """Shows and hides the device; None for a device of `vnet serve`."""
     local: Device | None = None
     """In mediated mode, the local driver's device, which is behind this one."""
     driver_memory: Callable[[], Memory] | None = None
@@ -104,8 +107,18 @@ class Device:
 
     @property
     def waits(self) -> bool:
-        """Whether the device is down and only its driver, which is in another process, can change that."""
-        return not self.spec.driven and not self.up and not self.failed
+        """Whether the device is down, and only its driver in another process or a `bind` by hand can change that."""
+        return not self.up and not self.failed and (not self.spec.driven or bool(self.unbound))
+
+    @property
+    def unbound(self) -> Sequence[SideName]:
+        """Sides whose driver was unbound by hand."""
+        sides: list[SideName] = []
+        if self.spec.driven and self.driver_host.virtio.is_unbound(self.location):
+            sides.append("driver")
+        if self.back is not None and self.device_host.vhost.is_unbound(self.name):
+            sides.append("device")
+        return sides
 
     @property
     def failed(self) -> bool:
@@ -119,6 +132,8 @@ class Device:
     def trouble(self) -> str:
         """Return why the device is not up: the errors of both buses."""
         virtio = self.virtio
+        if self.unbound:
+            return f"the {' and the '.join(self.unbound)} is unbound by hand"
         if not self.spec.driven and not self.driver_end.live:
             return NOT_CONNECTED
         errors = [self.device_host.vhost.binding(self.vhost).error] if self.back is not None else []

@@ -26,7 +26,7 @@ from vnet.linux.ipc import LocalIpc
 from vnet.linux.poller import Poller
 from vnet.linux.unix_socket import connect_trusted
 from vnet.ports.packet.interface_watch import open_watches
-from vnet.system.bring_up import bring_up, register_device_types
+from vnet.system.bring_up import register_device_types, wait_offered
 from vnet.system.device import Device
 from vnet.system.export_topology import HOST, DeviceExport, export_topology
 from vnet.system.function_export import MEMORY, FunctionExport, make_back, open_function_export
@@ -122,7 +122,11 @@ async def open_export_system(
         scope = trio.CancelScope(shield=True)
         await nursery.start(_run, scope, world.poller, host)
         stack.callback(scope.cancel)
-        await bring_up((host.vhost, one.back) for one in served.values())
+        for one in served.values():
+            host.vhost.register_device(one.back.device)
+        await wait_offered((host.vhost, one.back) for one in served.values())
+        for one in served.values():
+            one.back.bind()
         for link in world.links.values():
             nursery.start_soon(link.run)
         for one in served.values():

@@ -78,6 +78,12 @@ class LossWatch:
             for event in self._changes():
                 emit(event)
 
+    def forget(self, device: str) -> None:
+        """Forget the counters of a device that leaves the system, after a last look at them."""
+        self.report()
+        for key in [key for key in self._counts if key[0].device == device]:
+            del self._counts[key]
+
     def _changes(self) -> Iterator[Event]:
         now = trio.current_time()
         for device in self._devices.values():

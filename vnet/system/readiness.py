@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import attrs
@@ -51,18 +51,23 @@ class Readiness:
         if device.back is not None:
             device.vhost.liveness.watch(changed)
 
+    def leave(self, device: Device) -> None:
+        """Announce that ``device`` has left the system."""
+        self._announce(device.name)
+
     def _announce(self, name: str) -> None:
         for wait in self._waits:
             wait.add(name)
 
-    async def wait_up(self, timeout: float) -> None:
-        """Return when every device is up whose driver is in this process.
+    async def wait_up(self, timeout: float, names: Iterable[str] | None = None) -> None:
+        """Return when all devices, or those with ``names``, are up whose driver is in this process.
 
-        A device has ``timeout`` seconds from the first change of its state.
+        A device has ``timeout`` seconds from the first change of its state. One that leaves the system is not waited
+        for.
 
         Raises ProbeError if a device failed, or is not up in time.
         """
-        wait = _Wait(set(self._devices))
+        wait = _Wait(set(self._devices if names is None else names))
         self._waits.append(wait)
         try:
             with self._events.listen(wait.take_event, [Topic.LIFECYCLE]):
@@ -71,18 +76,23 @@ class Readiness:
             self._waits.remove(wait)
 
     async def _wait(self, wait: _Wait, timeout: float) -> None:
-        deadlines = dict.fromkeys(self._devices, trio.current_time() + timeout)
-        waiting = set(self._devices)
+        chosen = set(wait.names)
+        deadlines = dict.fromkeys(chosen, trio.current_time() + timeout)
+        waiting = set(chosen)
         """Devices that have not changed since the wait began."""
-        down = dict(self._devices)
+        down = {name: device for name, device in self._devices.items() if name in chosen}
         while True:
             for name in wait.take() & down.keys():
-                if down[name].up or down[name].waits:
+                if self._is_done(down[name]):
                     del down[name]
                 elif down[name].failed:
                     raise ProbeError(f"{name}: {down[name].trouble()}")
             if not down:
-                down = {name: device for name, device in self._devices.items() if not (device.up or device.waits)}
+                down = {
+                    name: device
+                    for name, device in self._devices.items()
+                    if name in chosen and not self._is_done(device)
+                }
                 if not down:
                     return
                 wait.names.update(down)  # these went down again meanwhile
@@ -95,3 +105,7 @@ class Readiness:
             for name in wait.names & waiting:
                 deadlines[name] = trio.current_time() + timeout
             waiting -= wait.names
+
+    def _is_done(self, device: Device) -> bool:
+        """Return whether nothing is left to wait for."""
+        return self._devices.get(device.name) is not device or device.up or device.waits

@@ -19,8 +19,11 @@ from drivers.contracts.ipc import Ipc
 from vnet.ends.base import End
 from vnet.host.host import Host
 from vnet.host.vhost_user import Junction, SocketEnd, dial
+from vnet.link.base import Link
 from vnet.spec import DeviceSpec, RemoteEnd, function_socket
+from vnet.system.carriers import Carrier, LinkCarrier, NtbCarrier, PlatformCarrier, SocketCarrier
 from vnet.system.device import Device
+from vnet.system.links import LinkRegisters
 from vnet.topology import Topology
 from vnet.transports import TRANSPORTS
 
@@ -35,6 +38,8 @@ class DeviceSite:
     spec: DeviceSpec
     topology: Topology
     hosts: Mapping[str, Host]
+    links: Mapping[str, Link]
+    registers: Mapping[str, LinkRegisters]
     buses: Mapping[str, int]
     """Bus number at the root complex, by link."""
     ipc: Ipc
@@ -49,25 +54,30 @@ class DeviceSite:
         identity = self.spec.identity(self.name, self._reporter)
         return TRANSPORTS[self.spec.transport].place(self, identity, self.spec.options)
 
-    def _device(self, driver_host: Host, device_host: Host, location: str, back: VhostBack | None) -> Device:
+    def _device(
+        self, driver_host: Host, device_host: Host, location: str, back: VhostBack | None, carrier: Carrier
+    ) -> Device:
         driver_host.names[location] = self.name
         hosts = self.topology.ends(self.spec)
-        return Device(self.name, self.spec, hosts, driver_host, device_host, location, back, *self.ends)
+        return Device(self.name, self.spec, hosts, driver_host, device_host, location, back, *self.ends, carrier)
 
     def on_link(self, make: Callable[[Epc, int], VhostBack]) -> Device:
-        spec = self.spec
-        assert spec.link is not None
-        link = self.topology.links[spec.link]
-        if isinstance(link.root, RemoteEnd):
-            host = self.hosts[link.ends[1]]
-            location = function_socket(link.root.vfio_user, spec.function)
-            return self._device(host, host, location, make(host.controllers[spec.link], spec.function))
-        root = self.hosts[link.root]
-        location = root.rc.function_name(self.buses[spec.link], spec.function)
-        if isinstance(link.endpoint, RemoteEnd):
-            return self._device(root, root, location, None)
-        endpoint = self.hosts[link.endpoint]
-        return self._device(root, endpoint, location, make(endpoint.controllers[spec.link], spec.function))
+        name, function = self.spec.link, self.spec.function
+        assert name is not None
+        spec, link, rc = self.topology.links[name], self.links[name], self.registers[name].rc
+        root = endpoint = None
+        if isinstance(spec.root, RemoteEnd):
+            location = function_socket(spec.root.vfio_user, function)
+        else:
+            root = self.hosts[spec.root]
+            location = rc.function_name(self.buses[name], function)
+        carrier = LinkCarrier(link, rc, function, location, None if root is None else root.pci)
+        if not isinstance(spec.endpoint, RemoteEnd):
+            endpoint = self.hosts[spec.endpoint]
+            controller = endpoint.controllers[name]
+            carrier = attrs.evolve(carrier, controller=controller, back=make(controller, function))
+        known = [host for host in (root, endpoint) if host is not None]
+        return self._device(known[0], known[-1], location, carrier.back, carrier)
 
     def on_ntb(self, make: Callable[[NtbBus, str], VhostBack]) -> Device:
         assert self.spec.ntb is not None
@@ -77,24 +87,26 @@ class DeviceSite:
             host.rc.function_name(self.buses[link], 0)
             for host, link in ((endpoint, ntb.primary), (root, ntb.secondary))
         )
-        return self._device(root, endpoint, location, make(endpoint.ntb, at))
+        back = make(endpoint.ntb, at)
+        return self._device(root, endpoint, location, back, NtbCarrier(endpoint.ntb, root.ntb, location, back))
 
     def on_platform(self, match_id: MatchId, make: Callable[[PlatformSlot], VhostBack]) -> Device:
         host = self._host
         region = host.platform.add(match_id)
-        return self._device(host, host, region.name, make(region))
+        back = make(region)
+        return self._device(host, host, region.name, back, PlatformCarrier(host, region, back))
 
     def on_socket(self, peer: BackEndSocket | None, make: Callable[[Ipc], SocketBack]) -> Device:
         host, spec = self._host, self.spec
-        back = None
+        back = junction = None
         if peer is not None:
             location = peer.path
             connect = partial(dial, Path(peer.path), peer.uid, f"devices.{self.name}.peer_uid = {{}}")
         else:
             location = f"{self.name}.vhost_user"
             back = make(self.ipc)
-            host.junctions.append(Junction(back))
-            connect = partial(host.junctions[-1].dial)
+            junction = Junction(back)
+            connect = partial(junction.dial)
         end = SocketEnd(
             location,
             spec.identity(self.name),
@@ -105,7 +117,7 @@ class DeviceSite:
             own_config=self.own_config,
         )
         host.sockets.append(end)
-        return self._device(host, host, location, back)
+        return self._device(host, host, location, back, SocketCarrier(host, end, back, junction))
 
     @property
     def _reporter(self) -> Reporter:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 
 from vnet.errors import ConfigError
 from vnet.views.link import TraceStatistics
@@ -42,9 +41,11 @@ class TraceFile:
         return TraceStatistics(self._path, self._lines, self._lost, self._error)
 
     def close(self) -> None:
-        """Write the buffered lines and close the file."""
-        self._flush()
-        os.close(self._fd)
+        """Write the buffered lines and close the file. Calling it twice is harmless."""
+        if self._fd >= 0:
+            self._flush()
+            os.close(self._fd)
+            self._fd = -1
 
     def _flush(self) -> None:
         try:
@@ -58,12 +59,9 @@ class TraceFile:
             self._report(f"{self._path}: {self._error}; the link goes on without a trace")
 
 
-@contextmanager
-def open_trace(link: str, path: str, report: Callable[[str], None]) -> Iterator[TraceFile]:
-    """Open the file for the trace of ``link``. Raises ConfigError if it cannot be written."""
+def open_trace(link: str, path: str, report: Callable[[str], None]) -> TraceFile:
+    """Open the file for the trace of ``link``, which the caller closes. Raises ConfigError if it can't be written."""
     try:
-        trace = TraceFile(path, lambda trouble: report(f"links.{link}.trace: {trouble}"))
+        return TraceFile(path, lambda trouble: report(f"links.{link}.trace: {trouble}"))
     except OSError as exc:
         raise ConfigError("topology", f"links.{link}.trace", path, exc.strerror or str(exc)) from None
-    with closing(trace):
-        yield trace

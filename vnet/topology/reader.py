@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 from vnet.errors import ConfigError, FieldError, Keys
 from vnet.spec import DeviceSpec
 from vnet.topology.checks import problems
+from vnet.topology.join import NOTHING, TABLES, clashes, part, union
 from vnet.topology.structure import references, structure
 from vnet.topology.topology import Topology
 
@@ -23,55 +24,73 @@ DEPTH = 10
 """Most keys that lead to an error; below unknown keys, tables can be nested without end."""
 
 
-def load(path: Path) -> Topology:
-    """Return the topology in a file. Raises ConfigError."""
+def load(path: Path, running: Topology = NOTHING) -> Topology:
+    """Return the topology in a file; ``running`` is as of `parse`. Raises ConfigError."""
     try:
         with path.open("rb") as file:
-            return read(file, str(path))
+            return read(file, str(path), running)
     except OSError as exc:
         raise ConfigError(str(path), "", None, exc.strerror or str(exc)) from None
 
 
-def read(stream: BinaryIO, file: str) -> Topology:
-    """Return the topology in an open file; errors call it ``file``. Raises ConfigError, OSError."""
+def read(stream: BinaryIO, file: str, running: Topology = NOTHING) -> Topology:
+    """Return the topology in an open file; errors call it ``file``. ``running`` is as of `parse`.
+
+    Raises ConfigError, OSError.
+    """
+    return parse(read_text(stream, file), file, running)
+
+
+def read_text(stream: BinaryIO, file: str) -> str:
+    """Return the text of an open file. Raises ConfigError, OSError."""
     text = stream.read(FILE_MAX + 1)
     if len(text) > FILE_MAX:
         raise ConfigError(file, "", None, f"must be at most {FILE_MAX >> 20} MiB long")
     try:
-        return parse(text.decode(), file)
+        return text.decode()
     except UnicodeDecodeError:
         raise ConfigError(file, "", None, "must be UTF-8 text") from None
 
 
-def parse(text: str, file: str = "topology") -> Topology:
+def parse(text: str, file: str = "topology", running: Topology = NOTHING) -> Topology:
     """Return the topology in a TOML text, with default sizes filled in.
 
-    Raises ConfigError: the first problem, and all others in its ``more``, in the order of the text.
+    Its records may refer to parts of the topology ``running``, to which they are to be added. Raises ConfigError: the
+    first problem, and all others in its ``more``, in the order of the text.
     """
+    return from_tables(parse_tables(text, file), file, running)
+
+
+def parse_tables(text: str, file: str) -> dict[str, Any]:
+    """Return the tables in a TOML text, whatever they are. Raises ConfigError if it is not valid TOML."""
     try:
-        raw = tomllib.loads(text)
+        return tomllib.loads(text)
     except ValueError as exc:  # also for a number that Python does not convert
         raise ConfigError(file, "", None, f"not valid TOML: {exc}") from None
     except RecursionError:
         raise ConfigError(file, "", None, "not valid TOML: nested too deeply") from None
-    return from_tables(raw, file)
 
 
-def from_tables(raw: Mapping[str, Any], file: str) -> Topology:
+def from_tables(raw: Mapping[str, Any], file: str, running: Topology = NOTHING) -> Topology:
     """Return the topology in the tables of a TOML text, as `parse` does."""
-    tables = {"links": {}, **raw}
-    topology, errors = structure(tables, Topology)
+    tables = {**({} if running is NOTHING else {"hosts": {}, "devices": {}}), "links": {}, **raw}
+    new, errors = structure(tables, Topology)
     known = {error.keys for error in errors}
     incomplete: set[Keys] = set()
-    if topology is None:
+    if new is None:
         tables, incomplete = references(tables, known)
-        topology, _ = structure(tables, Topology)
-        assert topology is not None
-    named = {name: table for name, table in raw.items() if isinstance(table, dict)}
-    errors += (error for error in problems(topology, named, incomplete) if error.keys not in known)
+        new, _ = structure(tables, Topology)
+        assert new is not None
+    errors += clashes(running, new)
+    whole = union(running, new)
+    if running is NOTHING or not errors:
+        named = {name: table for name, table in raw.items() if isinstance(table, dict)}
+        for name in TABLES:
+            named[name] = {**getattr(running, name), **named.get(name, {})}
+        errors += (error for error in problems(whole, named, incomplete) if error.keys not in known)
     if errors:
         raise ConfigError.of(file, _sorted(errors, raw))
-    return topology.sided().sized()
+    return part(whole.sided().sized(), new)
 
 
 def _sorted(errors: Iterable[FieldError], raw: Mapping[str, Any]) -> list[FieldError]:

@@ -19,6 +19,8 @@ class WindowDma:
         self._memory = memory
         self._block: DmaBuffer | None = None
         self._pool = Pool(0, 0)
+        self._closing = False
+        """Whether the window is freed with its last buffer."""
         self.view = memory.view
         self.segments = memory.segments
         self.pin = memory.pin
@@ -31,6 +33,7 @@ class WindowDma:
         Keeps an existing window with the same layout. Returns False if a different window still has buffers. Raises
         MemoryError.
         """
+        self._closing = False
         if self._block is not None:
             if self._block.size == size and self._pool.base == self._block.addr + reserved:
                 return True
@@ -41,8 +44,12 @@ class WindowDma:
         return True
 
     def close(self) -> bool:
-        """Free the window, which the vhost side must not access any more. Returns False while it has buffers."""
+        """Free the window, which the vhost side must not access any more.
+
+        Returns False while it has buffers: it is freed with the last one, unless it is opened again.
+        """
         if self._pool.buffers:
+            self._closing = True
             return False
         if self._block is not None:
             self._memory.free(self._block)
@@ -67,6 +74,8 @@ class WindowDma:
 
     def free(self, buffer: DmaBuffer) -> None:
         self._pool.free(buffer.addr)
+        if self._closing:
+            self.close()
 
     def clear(self, start: int, size: int) -> None:
         """Fill ``size`` bytes with zeroes."""
