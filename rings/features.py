@@ -7,7 +7,7 @@ from enum import IntEnum
 
 import attrs
 
-__all__ = ["EMPTY_TABLE", "FeatureTable", "RingFeature", "bits", "mask", "word"]
+__all__ = ["COMMON", "EMPTY_TABLE", "FeatureTable", "RingFeature", "bits", "mask", "word"]
 
 
 class RingFeature(IntEnum):
@@ -34,6 +34,10 @@ def mask(features: Iterable[int]) -> int:
     for bit in features:
         value |= 1 << bit
     return value
+
+
+COMMON = mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX, RingFeature.IN_ORDER))
+"""Feature bits for queues that every built-in device type supports. A transport adds those that it alone decides on."""
 
 
 def bits(value: int) -> Iterator[int]:

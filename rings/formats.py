@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 
 from rings.errors import RemoteRingError
-from rings.features import RingFeature, mask
+from rings.features import COMMON, RingFeature, mask
 from rings.layout import (
     MAX_NUM,
     PACKED_ALIGN,
@@ -33,10 +33,12 @@ from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 from rings.view import RingView, view_packed, view_split
 
-__all__ = ["FORMATS", "RING_FEATURES", "RingFormat", "ring_format"]
+__all__ = ["FORMATS", "ON_REQUEST", "RING_FEATURES", "RingFormat", "ring_format"]
 
-RING_FEATURES = mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX, RingFeature.RING_PACKED))
+RING_FEATURES = COMMON | mask((RingFeature.RING_PACKED,))
 """Feature bits that the rings of both formats support."""
+ON_REQUEST = mask((RingFeature.IN_ORDER,))
+"""Those of them that a device offers only if its user wants it to; a driver always accepts them."""
 
 
 @attrs.frozen

@@ -201,6 +201,13 @@ class Vringh(Protocol):
         Raises LocalRingError for a chain that is not in flight.
         """
 
+    def complete_batch(self, heads: Sequence[int], /) -> None:
+        """Mark chains as used by one used element, where buffers are used in order (sections 2.7.9 and 2.8.8).
+
+        They are the oldest ones in flight, in the order in which they were taken, without writable buffers. Raises
+        LocalRingError for a chain that is not in flight.
+        """
+
     def publish(self) -> bool:
         """Show the completed chains to the driver. Returns whether it has to be called."""
 

@@ -173,6 +173,19 @@ class DeviceSide:
     def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
         raise NotImplementedError
 
+    def complete_batch(self, heads: Sequence[int], /) -> None:
+        raise NotImplementedError
+
+    def _use_batch(self, heads: Sequence[int]) -> None:
+        """Mark the states of ``heads`` as completed by this batch. Raises LocalRingError if one is not in flight."""
+        states = self._states
+        for head in heads:
+            if states[head] != IN_FLIGHT:
+                raise LocalRingError(f"descriptor {head} was not taken")
+        for head in heads:
+            states[head] = self._batch
+        self._returned += len(heads)
+
     def pace(self, work: int, /) -> None:
         self._budget = work
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +15,7 @@ from drivers.contracts.hw import MAX_FUNCTIONS
 from drivers.fields import PATH_RULE, Must, fits_socket, is_path, must
 from drivers.virtio_type import VirtioType
 from rings.features import bits, mask
+from rings.formats import ON_REQUEST
 from vnet.errors import FieldError, Keys
 from vnet.link.faults import CHANCE, MILLISECONDS, flap_length
 from vnet.link.tlp import GENERATIONS, LANES, SIZES, TIMING_KEYS
@@ -258,6 +259,8 @@ class DeviceSpec:
     """Largest number of descriptors in each virtqueue."""
     features_off: tuple[str, ...] = ()
     """Names of feature bits that the device does not offer, such as EVENT_IDX."""
+    features_on: tuple[str, ...] = ()
+    """Names of feature bits that the device offers only if they are named here, such as IN_ORDER."""
     ring: Literal["split", "packed"] = "split"
     """Virtqueue format: packed is offered only if it is given here."""
     mode: Literal["direct", "mediated"] = "direct"
@@ -275,7 +278,14 @@ class DeviceSpec:
 
     def identity(self, name: str, reporter: Reporter = SILENT) -> Identity:
         """Return what the transport shows of the device with this name, whose events ``reporter`` emits."""
-        return Identity(self.virtio.device_id, name, self.ring == "packed", self.virtio.class_code, reporter)
+        return Identity(
+            self.virtio.device_id,
+            name,
+            packed=self.ring == "packed",
+            class_code=self.virtio.class_code,
+            reporter=reporter,
+            features_on=self.features_on_mask(),
+        )
 
     @property
     def features(self) -> int:
@@ -288,7 +298,11 @@ class DeviceSpec:
 
     def problems(self) -> Iterator[FieldError]:
         """Yield the invalid fields and the conflicts between fields."""
-        yield from self._unknown_features("features_off")
+        yield from self._unknown_features("features_off", self.features_off_mask)
+        yield from self._unknown_features("features_on", self.features_on_mask)
+        if both := sorted({*map(str.upper, self.features_off)} & {*map(str.upper, self.features_on)}):
+            why = f"features_off removes {', '.join(both)}"
+            yield FieldError(("features_on",), list(self.features_on), why)
 
     def shortages(self) -> Iterator[FieldError]:
         """Yield the fields whose size keeps the device from coming up; only for a device without `problems`."""
@@ -296,10 +310,10 @@ class DeviceSpec:
             why = f"must be at least {self.queue_size_min} for a {self.type} device"
             yield FieldError(("queue_size",), self.queue_size, why)
 
-    def _unknown_features(self, field: str) -> Iterator[FieldError]:
+    def _unknown_features(self, field: str, to_mask: Callable[[tuple[str, ...]], int]) -> Iterator[FieldError]:
         names = getattr(self, field)
         try:
-            self.features_off_mask(names)
+            to_mask(names)
         except KeyError as exc:
             yield FieldError((field,), list(names), str(exc.args[0]))
 
@@ -308,12 +322,18 @@ class DeviceSpec:
 
         Raises KeyError, with a message that lists the valid names.
         """
-        names = {self.virtio.table.name(bit): bit for bit in bits(self.virtio.switchable)}
-        off = self.features_off if off is None else off
-        for name in off:
+        return self._named(self.features_off if off is None else off, self.virtio.switchable)
+
+    def features_on_mask(self, on: tuple[str, ...] | None = None) -> int:
+        """Return the feature bits named in ``on``, by default in ``features_on``. Raises KeyError likewise."""
+        return self._named(self.features_on if on is None else on, self.virtio.supported & ON_REQUEST)
+
+    def _named(self, wanted: tuple[str, ...], known: int) -> int:
+        names = {self.virtio.table.name(bit): bit for bit in bits(known)}
+        for name in wanted:
             if name.upper() not in names:
                 raise KeyError(f"unknown feature {name}; known are {', '.join(names)}")
-        return mask(names[name.upper()] for name in off)
+        return mask(names[name.upper()] for name in wanted)
 
     @property
     def socket(self) -> str | None:
@@ -380,5 +400,5 @@ class PeerSpec(DeviceSpec):
             if self.mode == "direct" and given:
                 shown = given if isinstance(given, str) else list(given)
                 yield FieldError((field,), shown, "requires mode = 'mediated': only there is a local driver")
-        yield from self._unknown_features("local_features_off")
+        yield from self._unknown_features("local_features_off", self.features_off_mask)
         yield from super().problems()

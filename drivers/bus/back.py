@@ -10,7 +10,7 @@ from drivers.bus.device_queue import DeviceQueue
 from drivers.bus.vhost import VhostDevice
 from drivers.contracts.events import SILENT, Reporter
 from rings.features import RingFeature, mask
-from rings.formats import RING_FEATURES
+from rings.formats import ON_REQUEST, RING_FEATURES
 from rings.memory import Memory
 from rings.observers.meter import Meter
 from rings.status import Status
@@ -20,7 +20,7 @@ __all__ = ["UNCLASSIFIED", "VIRTIO_VENDOR", "Identity", "VhostBack"]
 VIRTIO_VENDOR = 0x1AF4
 UNCLASSIFIED = 0xFF0000
 """PCI class code of a device that fits no class."""
-SPLIT_ONLY = RING_FEATURES & ~mask((RingFeature.RING_PACKED,))
+PACKED = mask((RingFeature.RING_PACKED,))
 
 
 @attrs.frozen
@@ -36,11 +36,13 @@ class Identity:
     """PCI class code, which a PCI function shows."""
     reporter: Reporter = SILENT
     """Reporter of the device's events."""
+    features_on: int = 0
+    """Feature bits of `rings.formats.ON_REQUEST` that are offered."""
 
     @property
     def ring_features(self) -> int:
         """Ring feature bits that may be used."""
-        return RING_FEATURES if self.packed else SPLIT_ONLY
+        return RING_FEATURES & ~(ON_REQUEST & ~self.features_on | (0 if self.packed else PACKED))
 
 
 class VhostBack(ABC):

@@ -31,6 +31,7 @@ from rings import status as st
 from rings.errors import MemoryFault, RemoteRingError
 from rings.features import EMPTY_TABLE, FeatureTable, RingFeature, mask
 from rings.formats import ring_format
+from rings.in_order import InOrderVringh
 from rings.memory import Memory
 from rings.observers.meter import Meter
 from rings.queue import Vringh
@@ -327,11 +328,17 @@ class VhostDevice:
             queue.close()
             queue.enabled = False
 
-    def enable_queue(self, index: int, base: int | None = None, wrap: Callable[[Vringh], Vringh] | None = None) -> bool:
+    def enable_queue(
+        self,
+        index: int,
+        base: int | None = None,
+        wrap: Callable[[Vringh], Vringh] | None = None,
+        batches: bool = True,
+    ) -> bool:
         """Build a queue's ring from its configuration. Returns False, and fails the device, if that is invalid.
 
         ``base`` is the position at which a used ring resumes; None: a new ring. ``wrap`` adds observers to the ring,
-        and may raise BadRing.
+        and may raise BadRing. If buffers are used in order, ``batches`` lets one used element stand for several chains.
         """
         queue = self.queues[index]
         if queue.enabled or not self.status & Status.FEATURES_OK:
@@ -349,6 +356,8 @@ class VhostDevice:
             )
             if wrap is not None:
                 ring = wrap(ring)
+            if self.has(RingFeature.IN_ORDER):
+                ring = InOrderVringh(ring, batches=batches)
         except (RemoteRingError, MemoryFault) as exc:
             if ring is not None:
                 ring.close()

@@ -74,8 +74,15 @@ class VringMemory:
         tables = None
         if features >> RingFeature.INDIRECT_DESC & 1 and segments > 1:
             tables = self._alloc(num * min(segments, num) * DESC_SIZE, DESC_SIZE)
-        event_idx = bool(features >> RingFeature.EVENT_IDX & 1)
-        ring = form.driver(self._dma, num, addrs, event_idx=event_idx, indirect=tables, indirect_max=segments)
+        ring = form.driver(
+            self._dma,
+            num,
+            addrs,
+            event_idx=bool(features >> RingFeature.EVENT_IDX & 1),
+            indirect=tables,
+            indirect_max=segments,
+            in_order=bool(features >> RingFeature.IN_ORDER & 1),
+        )
         return Vring(ring, num, addrs)
 
     def free(self) -> None:

@@ -69,6 +69,13 @@ class MeterObserver(Observer):
     def completed(self, done: Sequence[tuple[int, int]], /) -> None:
         for head, written in done:
             self._bill(*self._taken.pop(head), written)
+            self._meter.write(self._costs.used)
+        self._unpublished = True
+
+    def completed_batch(self, heads: Sequence[int], /) -> None:
+        for head in heads:
+            self._bill(*self._taken.pop(head), 0)
+        self._meter.write(self._costs.used)
         self._unpublished = True
 
     def _bill(self, readable: Sequence[int], writable: Sequence[int], written: int) -> None:
@@ -86,7 +93,6 @@ class MeterObserver(Observer):
             part = min(size, written)
             meter.write(part)
             written -= part
-        meter.write(self._costs.used)
 
     def published(self) -> None:
         if self._unpublished:

@@ -29,6 +29,10 @@ class Observer:
     def completed(self, done: Sequence[tuple[int, int]], /) -> None:
         """These chains, each as (head, bytes written), are used; the driver does not see them yet."""
 
+    def completed_batch(self, heads: Sequence[int], /) -> None:
+        """One used element marks these chains as used, without bytes written. By default as `completed`."""
+        self.completed([(head, 0) for head in heads])
+
     def publishing(self) -> None:
         """The completed chains are about to be shown to the driver."""
 
@@ -88,6 +92,10 @@ class ObservedVringh:
     def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
         self.ring.complete_each(done)
         self.observer.completed(done)
+
+    def complete_batch(self, heads: Sequence[int], /) -> None:
+        self.ring.complete_batch(heads)
+        self.observer.completed_batch(heads)
 
     def publish(self) -> bool:
         self.observer.publishing()

@@ -100,7 +100,7 @@ class NativePackedVirtqueue(PackedVirtqueue):
         return None
 
     def get_each(self, limit: int, /) -> list[tuple[int, int]]:
-        if not self.native or self._violation is not None:
+        if not self.native or self._violation is not None or self._in_order:
             return super().get_each(limit)
         done, self._used_slot, self._used_lap, rest = _rings.packed_get(
             self._desc, self._writable, self._counts, self._tokens, self._ids, self.num, self._used_slot,

@@ -27,6 +27,9 @@ class PackedVirtqueue(DriverSide):
 
     ``indirect`` is the address of ``num`` tables of ``indirect_max`` descriptors each, one per buffer id, if the
     feature is negotiated; chains of two descriptors and more then take one slot of the ring.
+
+    With ``in_order`` the device uses buffers in the order in which they were added (section 2.8.8). Then buffer ids are
+    given out in turn.
     """
 
     def __init__(
@@ -38,11 +41,15 @@ class PackedVirtqueue(DriverSide):
         event_idx: bool,
         indirect: Addr | None = None,
         indirect_max: int = 0,
+        in_order: bool = False,
     ) -> None:
         """Zero all three areas. On BadRing or MemoryFault, releases everything."""
         self._ring = PackedRing(memory, num, addrs)
         super().__init__(memory, self._ring, indirect, indirect_max, num)
         self._event_idx = event_idx
+        self._in_order = in_order
+        self._oldest = 0  # in order: buffer id of the oldest chain in flight
+        self._batch: tuple[int, int] | None = None  # in order: the used descriptor that covers it
         self._desc = self._ring.desc
         self._ids = [*range(num - 1, -1, -1)]  # stack of free buffer ids
         self._slot = 0  # next descriptor to make available
@@ -171,6 +178,8 @@ class PackedVirtqueue(DriverSide):
         done: list[tuple[int, int]] = []
         if self._violation is not None:
             raise BadRing(*self._violation)
+        if self._in_order:
+            return self._get_in_order(limit)
         desc, num, slot, lap = self._desc, self.num, self._used_slot, self._used_lap
         tokens, counts, writable, ids = self._tokens, self._counts, self._writable, self._ids
         want, freed, in_flight = used(lap), 0, self._in_flight
@@ -210,6 +219,56 @@ class PackedVirtqueue(DriverSide):
         self._returned += len(done)
         return done
 
+    def _get_in_order(self, limit: int) -> list[tuple[int, int]]:
+        """Take chains back, oldest first: a used descriptor stands for all up to its own (section 2.8.8).
+
+        The device has read or written the others of such a batch completely, and skipped their descriptors.
+        """
+        done: list[tuple[int, int]] = []
+        desc, num, slot, lap = self._desc, self.num, self._used_slot, self._used_lap
+        tokens, counts, writable = self._tokens, self._counts, self._writable
+        ident, batch, freed, idents = self._oldest, self._batch, 0, []
+        try:
+            for in_flight in range(self._in_flight, self._in_flight - limit, -1):
+                if batch is None:
+                    word = desc[2 * slot + 1]  # loaded once
+                    if word >> 48 & HANDS != used(lap):
+                        break
+                    batch = word >> 32 & 0xFFFF, word & 0xFFFF_FFFF
+                    if not in_flight or (batch[0] - ident) % num >= in_flight or batch[0] >= num:
+                        where = f"used descriptor {slot} names buffer {batch[0]}"
+                        raise BadRing(f"{where}, which is not one of the {in_flight} oldest in flight", "2.8.8")
+                token, room = tokens[ident], writable[ident]
+                assert token is not None  # a batch does not exceed the chains in flight
+                if batch[0] != ident:
+                    written = room
+                else:
+                    written, batch = batch[1], None
+                    if written > room:
+                        written = 0
+                        self._bad_lengths += 1
+                tokens[ident] = None
+                idents.append(ident)
+                ident = ident + 1 if ident + 1 < num else 0
+                count = counts[idents[-1]]
+                freed += count
+                slot += count
+                if slot >= num:
+                    slot, lap = slot - num, lap ^ 1
+                done.append((token, written))
+        except BadRing as exc:
+            batch = None
+            self._violation = str(exc), exc.section
+            if not done:
+                raise
+        self._ids[0:0] = reversed(idents)
+        self._oldest, self._batch = ident, batch
+        self._used_slot, self._used_lap = slot, lap
+        self._in_flight -= len(done)
+        self.num_free += freed
+        self._returned += len(done)
+        return done
+
     def enable_cb(self) -> bool:
         return self._enable_cb(0)
 
@@ -232,6 +291,8 @@ class PackedVirtqueue(DriverSide):
 
     def _is_past(self, after: int) -> bool:
         """Return whether the device used the descriptor ``after`` ahead, skipping from chain to chain."""
+        if self._in_order:
+            return self._is_past_in_order(after)
         slot, lap, passed = self._used_slot, self._used_lap, 0
         while (word := self._desc[2 * slot + 1]) >> 48 & HANDS == used(lap):
             ident = word >> 32 & 0xFFFF
@@ -245,6 +306,29 @@ class PackedVirtqueue(DriverSide):
             if slot >= self.num:
                 slot, lap = slot - self.num, lap ^ 1
         return False
+
+    def _is_past_in_order(self, after: int) -> bool:
+        """Do the same where a used descriptor may stand for several chains."""
+        slot, lap, passed, ident = self._used_slot, self._used_lap, 0, self._oldest
+        last = NOWHERE if self._batch is None else self._batch[0]
+        for _ in range(self._in_flight):
+            if last == NOWHERE:
+                word = self._desc[2 * slot + 1]
+                if word >> 48 & HANDS != used(lap):
+                    return False
+                last = word >> 32 & 0xFFFF
+            count = self._counts[ident]
+            passed += count
+            if passed > after:
+                return True
+            slot += count
+            if slot >= self.num:
+                slot, lap = slot - self.num, lap ^ 1
+            if ident == last:
+                last = NOWHERE
+            ident = ident + 1 if ident + 1 < self.num else 0
+        # `get_each` raises if the last descriptor is bad, or if there is one more than chains in flight.
+        return last != NOWHERE or bool(self._desc[2 * slot + 1] >> 48 & HANDS == used(lap))
 
     def disable_cb(self) -> None:
         self._ring.driver[0] = DISABLE

@@ -304,6 +304,23 @@ class PackedVringh(DeviceSide):
             for ident, _ in done:
                 self._from_backlog.pop(ident, None)
 
+    def complete_batch(self, heads: Sequence[int], /) -> None:
+        self._use_batch(heads)
+        slot, lap, descs = self._used_slot, self._used_lap, sum([self._counts[ident] for ident in heads])
+        word = heads[-1] << 32 | used(lap) << 48
+        if self._first_slot == NOWHERE:
+            self._first_slot, self._first_word = slot, word
+        else:
+            self._desc[2 * slot + 1] = word
+        slot += descs
+        if slot >= self.num:
+            slot, lap = slot - self.num, lap ^ 1
+        self._used_slot, self._used_lap = slot, lap
+        self._unpublished += descs
+        if self._from_backlog:
+            for ident in heads:
+                self._from_backlog.pop(ident, None)
+
     def publish(self) -> bool:
         if self._first_slot == NOWHERE:
             return False

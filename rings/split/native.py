@@ -88,7 +88,7 @@ class NativeSplitVirtqueue(SplitVirtqueue):
 
     def get_each(self, limit: int, /) -> list[tuple[int, int]]:
         first = self._last_used
-        if not self.native or self._violation is not None:
+        if not self.native or self._violation is not None or self._in_order:
             return super().get_each(limit)
         if first == self._used_end and not self._fetch_index():
             return []

@@ -25,6 +25,9 @@ class SplitVirtqueue(DriverSide):
 
     ``indirect`` is the address of ``num`` tables of ``indirect_max`` descriptors each, one per head, if the feature is
     negotiated; chains of two descriptors and more then take one slot of the ring.
+
+    With ``in_order`` the device uses buffers in the order in which they were added (section 2.7.9). Then descriptors
+    are taken in ring order, because they become free in that order.
     """
 
     def __init__(
@@ -36,12 +39,16 @@ class SplitVirtqueue(DriverSide):
         event_idx: bool,
         indirect: Addr | None = None,
         indirect_max: int = 0,
+        in_order: bool = False,
     ) -> None:
         """Zero flags, indices and events. On BadRing or MemoryFault, releases everything."""
         self._ring = SplitRing(memory, num, addrs)
         super().__init__(memory, self._ring, indirect, indirect_max, num)
         self._mask = num - 1
         self._event_idx = event_idx
+        self._in_order = in_order
+        self._oldest = 0  # in order: head of the oldest chain in flight
+        self._batch: tuple[int, int] | None = None  # in order: the used element that covers it
         self._desc = self._ring.desc
         self._avail = self._ring.avail
         self._used_elems = self._ring.used_elems
@@ -150,6 +157,8 @@ class SplitVirtqueue(DriverSide):
             raise BadRing(*self._violation)
         if last == self._used_end and not self._fetch_index():
             return done
+        if self._in_order:
+            return self._get_in_order(limit)
         num, mask, elems, following = self.num, self._mask, self._used_elems, self._next
         tokens, writable, counts, free, freed = self._tokens, self._writable, self._counts, self._free, 0
         try:
@@ -184,6 +193,56 @@ class SplitVirtqueue(DriverSide):
         self._last_used = first + len(done) & 0xFFFF
         self._returned += len(done)
         return done
+
+    def _get_in_order(self, limit: int) -> list[tuple[int, int]]:
+        """Take chains back, oldest first: a used element stands for all up to its own (section 2.7.9).
+
+        The device has read or written the others of such a batch completely.
+        """
+        done: list[tuple[int, int]] = []
+        elems, mask, first = self._used_elems, self._mask, self._last_used
+        tokens, writable, counts, freed = self._tokens, self._writable, self._counts, 0
+        head, batch = self._oldest, self._batch
+        try:
+            for last in range(first, first + min(limit, self._used_end - first & 0xFFFF)):
+                if batch is None:
+                    elem = elems[last & mask]  # loaded once
+                    batch = elem & 0xFFFF_FFFF, elem >> 32
+                    if batch[0] != head:
+                        self._check_batch(head, batch[0], last, self._used_end - last & 0xFFFF)
+                token, room = tokens[head], writable[head]
+                assert token is not None  # the index does not exceed the chains in flight
+                if batch[0] != head:
+                    written = room
+                else:
+                    written, batch = batch[1], None
+                    if written > room:
+                        written = 0
+                        self._bad_lengths += 1
+                tokens[head] = None
+                count = counts[head]
+                freed += count
+                head = head + count & mask
+                done.append((token, written))
+        except BadRing as exc:
+            batch = None
+            self._violation = str(exc), exc.section
+            if not done:
+                raise
+        self._oldest, self._batch = head, batch
+        self.num_free += freed
+        self._last_used = first + len(done) & 0xFFFF
+        self._returned += len(done)
+        return done
+
+    def _check_batch(self, head: int, end: int, index: int, most: int) -> None:
+        """Raise BadRing unless ``end`` is the head of one of the ``most`` chains from ``head`` on."""
+        for _ in range(most):
+            if head == end:
+                return
+            head = head + self._counts[head] & self._mask
+        where = f"used element {index & 0xFFFF} names descriptor {end}"
+        raise BadRing(f"{where}, which is not the head of one of the {most} oldest in flight", "2.7.9")
 
     def _fetch_index(self) -> bool:
         """Read the used index. Returns whether it advanced."""

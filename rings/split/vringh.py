@@ -254,6 +254,13 @@ class SplitVringh(DeviceSide):
         if self._from_backlog:
             self._from_backlog.difference_update(head for head, _ in done)
 
+    def complete_batch(self, heads: Sequence[int], /) -> None:
+        self._use_batch(heads)
+        self._used_elems[self._used & self._mask] = heads[-1]
+        self._used = self._used + len(heads) & 0xFFFF
+        if self._from_backlog:
+            self._from_backlog.difference_update(heads)
+
     def publish(self) -> bool:
         old, new = self._published, self._used
         if old == new:

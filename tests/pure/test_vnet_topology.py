@@ -113,6 +113,11 @@ def test_features_are_switched_off_by_name() -> None:
         ),
         ("features_off = ['FROB']", f"{DEVICE}.features_off = ['FROB']: {NO_FEATURE.format('FROB')}"),
         ("features_off = ['VERSION_1']", f"{DEVICE}.features_off = ['VERSION_1']: {NO_FEATURE.format('VERSION_1')}"),
+        ("features_on = ['MTU']", f"{DEVICE}.features_on = ['MTU']: unknown feature MTU; known are IN_ORDER"),
+        (
+            "features_on = ['IN_ORDER']\nfeatures_off = ['in_order']",
+            f"{DEVICE}.features_on = ['IN_ORDER']: features_off removes IN_ORDER",
+        ),
         ("features_off = 'CSUM'", f"{DEVICE}.features_off = 'CSUM': must be a list"),
         ("features_off = [1]", f"{DEVICE}.features_off[0] = 1: must be text in quotes"),
         ("driver = 3", f"{DEVICE}.driver = 3: must be a table"),

@@ -332,9 +332,9 @@ def test_dpdk_answers_our_pings(require_tool: RequireTool, tmp_path: Path) -> No
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("ring", ["split", "packed"])
+@pytest.mark.parametrize(("ring", "order"), [("split", "in"), ("packed", "any")])
 def test_dpdks_driver_goes_on_with_a_back_end_that_was_killed_and_started_anew(
-    ring: str, require_tool: RequireTool, netns: MakeNetns, tmp_path: Path
+    ring: str, order: str, require_tool: RequireTool, netns: MakeNetns, tmp_path: Path
 ) -> None:
     """The driver listens, and comes back to its rings without SET_OWNER, at a place of its own."""
     require_tool(TESTPMD, "ping")
@@ -345,6 +345,7 @@ def test_dpdks_driver_goes_on_with_a_back_end_that_was_killed_and_started_anew(
     argv = (TESTPMD, *memory, "--vdev", vdev, "--", "--total-num-mbufs=4096", "-i", "--forward-mode=icmpecho")
     address = ("--tap", "tap0", "--netns", theirs, "--address", "198.18.0.1/24")
     serve = ("serve", "net", "--vhost-user", sock, "--connect", "--allow-unsealed", *address, "--ring", ring)
+    in_order = ("--features-on", "IN_ORDER") if order == "in" else ()
 
     def until_pings() -> None:
         within = ["ip", "netns", "exec", theirs]
@@ -355,7 +356,7 @@ def test_dpdks_driver_goes_on_with_a_back_end_that_was_killed_and_started_anew(
     with subprocess.Popen([*argv, "--auto-start"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as testpmd:
         try:
             for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM):
-                with running(*serve) as back:
+                with running(*serve, *in_order) as back:
                     until_pings()
                     back.send_signal(number)
                     back.wait(PATIENCE)

@@ -71,6 +71,13 @@ COMMON = (
         metavar="NAME",
         repeatable=True,
     ),
+    ServeOption(
+        "--features-on",
+        {"features_on": VALUE},
+        "Feature that is offered only if it is given here, such as IN_ORDER. Repeatable.",
+        metavar="NAME",
+        repeatable=True,
+    ),
 )
 """Options of every device type."""
 UNSEALED = (

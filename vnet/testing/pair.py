@@ -51,7 +51,7 @@ def carried(
     on = TRANSPORTS[transport].on
     places: dict[str, DeviceSpec] = {}
     for i, (name, given) in enumerate(devices.items()):
-        spec = attrs.evolve(given, ring=_ring.get())
+        spec = attrs.evolve(given, ring=_ring.get(), features_on=(*given.features_on, *_features_on.get()))
         if on == "link":
             places[name] = attrs.evolve(spec, transport=transport, link=LINK, function=i)
         elif on == "host":
@@ -67,17 +67,21 @@ def carried(
 
 _default: ContextVar[str] = ContextVar("transport", default="pci")
 _ring: ContextVar[Literal["split", "packed"]] = ContextVar("ring", default="split")
+_features_on: ContextVar[tuple[str, ...]] = ContextVar("features_on", default=())
 
 
 @contextmanager
-def over(transport: str, ring: Literal["split", "packed"] = "split") -> Iterator[None]:
-    """Pairs whose options name no transport have this one, and queues of this format."""
-    token, other = _default.set(transport), _ring.set(ring)
+def over(
+    transport: str, ring: Literal["split", "packed"] = "split", features_on: tuple[str, ...] = ()
+) -> Iterator[None]:
+    """Pairs whose options name no transport have this one, queues of this format, and these features."""
+    token, other, features = _default.set(transport), _ring.set(ring), _features_on.set(features_on)
     try:
         yield
     finally:
         _default.reset(token)
         _ring.reset(other)
+        _features_on.reset(features)
 
 
 class Pair(ABC):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 
 from drivers.bus.config import ConfigField
-from rings.features import FeatureTable, RingFeature, mask
+from rings.features import COMMON, FeatureTable, mask
 
 __all__ = [
     "CONFIG_SIZE",
@@ -51,7 +51,7 @@ class BlkFeature(IntEnum):
 
 F = BlkFeature
 TABLE = FeatureTable(names={f.value: f.name for f in BlkFeature})
-SUPPORTED = mask(BlkFeature) | mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
+SUPPORTED = mask(BlkFeature) | COMMON
 
 
 class RequestType(IntEnum):

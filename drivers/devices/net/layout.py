@@ -10,7 +10,7 @@ import attrs
 from drivers.bus.config import ConfigField, emit_config
 from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, Offloads
 from drivers.devices.net.vlan import TAGS_ROOM
-from rings.features import FeatureTable, RingFeature, mask
+from rings.features import COMMON, FeatureTable, mask
 
 __all__ = [
     "ANNOUNCE",
@@ -85,7 +85,7 @@ TABLE = FeatureTable(
         **{f: (frozenset({F.CTRL_VQ}),) for f in COMMANDED},
     },
 )
-SUPPORTED = mask(NetFeature) | mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
+SUPPORTED = mask(NetFeature) | COMMON
 CONTROLLED = mask((F.CTRL_VQ, *COMMANDED))
 """CTRL_VQ, and all features that need it."""
 FRONTED_TABLE = FeatureTable(TABLE.names, {f: needs for f, needs in TABLE.needs.items() if f != F.MQ})

@@ -16,7 +16,7 @@ from enum import IntEnum, IntFlag
 import attrs
 
 from drivers.errors import RpmsgError
-from rings.features import FeatureTable, RingFeature, mask
+from rings.features import COMMON, FeatureTable, mask
 
 __all__ = [
     "ADDR_ANY",
@@ -58,7 +58,7 @@ TABLE = FeatureTable(
     names={f.value: f.name for f in RpmsgFeature},
     needs={RpmsgFeature.AS: (frozenset({RpmsgFeature.NS}),)},
 )
-SUPPORTED = mask(RpmsgFeature) | mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
+SUPPORTED = mask(RpmsgFeature) | COMMON
 DEFAULT_FEATURES = SUPPORTED & ~mask((RpmsgFeature.AS,))
 """Feature bits that mean the same in all implementations."""
 

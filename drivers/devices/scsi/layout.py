@@ -8,7 +8,7 @@ from enum import IntEnum, IntFlag
 import attrs
 
 from drivers.bus.config import ConfigField, emit_config
-from rings.features import FeatureTable, RingFeature, mask
+from rings.features import COMMON, FeatureTable, mask
 
 __all__ = [
     "CDB_SIZE",
@@ -71,9 +71,7 @@ class ScsiFeature(IntEnum):
 
 
 TABLE = FeatureTable(names={f.value: f.name for f in ScsiFeature})
-SUPPORTED = mask((ScsiFeature.INOUT, ScsiFeature.HOTPLUG, ScsiFeature.CHANGE)) | mask(
-    (RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX)
-)
+SUPPORTED = COMMON | mask((ScsiFeature.INOUT, ScsiFeature.HOTPLUG, ScsiFeature.CHANGE))
 
 
 class Response(IntEnum):

@@ -277,7 +277,9 @@ class Vrings:
         wrap = partial(self._with_dirty_log, resume, ranges) if self.dirty.enabled else resume
         queue.num, queue.addrs = ring.num, addrs
         queue.signal.recheck = RECHECK if ring.polled else None
-        if not device.enable_queue(ring.index, base, wrap):
+        # A back end derives its position in a packed ring from all used descriptors, of which a batch has only one.
+        batches = ring_format(self.features).name == "split"
+        if not device.enable_queue(ring.index, base, wrap, batches):
             raise MessageRefused(device.failures[-1])
         if ring.call is not None:
             ring.call.notify()  # a former back end may have ended before its last call

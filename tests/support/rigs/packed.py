@@ -28,7 +28,7 @@ class PackedRig(RingRig):
         super().__init__(num, event_idx=event_idx, indirect=indirect)
         self.raw = RawPackedRing(self.memory, num, self.addrs)
 
-    def driver(self, *, memory: Memory | None = None) -> PackedVirtqueue:
+    def driver(self, *, memory: Memory | None = None, in_order: bool = False) -> PackedVirtqueue:
         driver = FORMATS["packed"].driver(
             memory or self.driver_side,
             self.num,
@@ -36,6 +36,7 @@ class PackedRig(RingRig):
             event_idx=self.event_idx,
             indirect=self.tables,
             indirect_max=4,
+            in_order=in_order,
         )
         assert isinstance(driver, PackedVirtqueue)
         return driver
@@ -53,9 +54,9 @@ class PackedRig(RingRig):
         assert isinstance(device, PackedVringh)
         return device
 
-    def pair(self, start: int = 0) -> tuple[PackedVirtqueue, PackedVringh]:
+    def pair(self, start: int = 0, *, in_order: bool = False) -> tuple[PackedVirtqueue, PackedVringh]:
         """Both sides anew; ``start``: the place that both have come to, with nothing in flight."""
-        driver, device = self.driver(), self.device(start)
+        driver, device = self.driver(in_order=in_order), self.device(start)
         self.raw.next_avail = self.raw.next_used = start
         driver._slot = driver._used_slot = start % self.num
         driver._lap = driver._used_lap = self.raw.lap(start)

@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 
 from rings.chain import Chain, copy_in
 from rings.errors import LocalRingError, QueueFull
+from rings.in_order import InOrderVringh
 from rings.memory import Addr
 from rings.packed.virtqueue import PackedVirtqueue
 from rings.queue import Segment, Vringh, complete, getdesc
@@ -27,7 +28,7 @@ from rings.split.virtqueue import SplitVirtqueue
 from support.rigs.packed import PackedRig, position
 from support.rigs.ring import Rig, flat, get, seg, tokens
 
-__all__ = ["ANY_NUMS", "LONGEST", "NUMS", "PackedPair", "Pair"]
+__all__ = ["ANY_NUMS", "LONGEST", "NUMS", "InOrderPackedPair", "InOrderPair", "PackedPair", "Pair"]
 
 SLOT = 256
 NUMS = (1, 2, 4, 8, 8, 8)
@@ -59,6 +60,8 @@ class Sent:
 class Pair(RuleBasedStateMachine):
     """Nothing is lost, doubled, or reordered within a chain; no waiting side is forgotten."""
 
+    in_order: ClassVar[bool] = False
+    """Whether the device uses buffers in the order in which they were made available."""
     explored: ClassVar[Counter[str]] = Counter()
     """Counts over all runs of the machine."""
     rig: Rig | PackedRig
@@ -84,7 +87,7 @@ class Pair(RuleBasedStateMachine):
         self.epoch(start)
 
     def epoch(self, start: int) -> None:
-        self.driver, self.device = self.rig.pair(start)
+        self.driver, self.device = self.pair(start)
         self.start = start
         self.slots = list(range(self.num))
         # The life of a chain, in order: added, available, taken or done, used, and returned.
@@ -93,6 +96,9 @@ class Pair(RuleBasedStateMachine):
         self.taken: list[Sent] = []
         self.held: list[Sent] = []
         self.done: list[Sent] = []
+        # Where buffers are used in order: chains in flight, oldest first, and those of them that the device completed.
+        self.order: list[Sent] = []
+        self.waiting: list[Sent] = []
         self.used: list[Sent] = []
         # Counts: published, and known to be by the device; shown as used, and known to be by the driver.
         # A split ring counts chains, a packed one descriptors.
@@ -100,6 +106,11 @@ class Pair(RuleBasedStateMachine):
         self.device_waits: int | None = None  # for more than this many published
         self.driver_waits: int | None = None  # for more than this many shown
         self.kicked = self.called = False
+
+    def pair(self, start: int) -> tuple[SplitVirtqueue | PackedVirtqueue, Vringh]:
+        """Both sides anew."""
+        driver, device = self.rig.pair(start, in_order=self.in_order)
+        return driver, InOrderVringh(device, batches=True) if self.in_order else device
 
     # The driver.
 
@@ -268,6 +279,7 @@ class Pair(RuleBasedStateMachine):
             self.answer(sent, writable)
         self.taken += self.avail[: len(chains)]
         self.held += self.avail[: len(chains)]
+        self.order += self.avail[: len(chains)]
         del self.avail[: len(chains)]
         self.looked()
 
@@ -287,6 +299,7 @@ class Pair(RuleBasedStateMachine):
         assert self.device.abandon(count) == [sent.head for sent in last[:count]]
         for sent in last[:count]:
             self.taken.pop()
+            self.order.pop()
             self.held.remove(sent)
             self.avail.insert(0, sent)
 
@@ -306,13 +319,24 @@ class Pair(RuleBasedStateMachine):
         sent = self.held.pop(index)
         self.explored["completed out of order"] += sent is not first
         complete(self.device, sent.head, len(sent.answer))
-        self.done.append(sent)
+        self.finished([sent])
 
     @rule()
     def complete_each(self) -> None:
         batch, self.held = self.held[::-1], []
         self.device.complete_each([(sent.head, len(sent.answer)) for sent in batch])
-        self.done += batch
+        self.finished(batch)
+
+    def finished(self, batch: list[Sent]) -> None:
+        """The device completed these chains, which an order of use may hold back."""
+        if not self.in_order:
+            self.done += batch
+            return
+        self.waiting += batch
+        while self.order and self.order[0] in self.waiting:
+            self.waiting.remove(self.order[0])
+            self.done.append(self.order.pop(0))
+        self.explored["held back"] += len(self.waiting)
 
     @rule()
     def device_publishes(self) -> None:
@@ -342,7 +366,7 @@ class Pair(RuleBasedStateMachine):
 
     @rule(start=st.sampled_from([0, 65535]))
     def reset(self, start: int) -> None:
-        lost = [*self.added, *self.avail, *self.held, *self.done, *self.used]
+        lost = [*self.added, *self.avail, *self.held, *self.waiting, *self.done, *self.used]
         self.explored["resets"] += 1
         self.device.close()
         self.driver.close()
@@ -353,10 +377,10 @@ class Pair(RuleBasedStateMachine):
     def descriptors_add_up(self) -> None:
         if not hasattr(self, "rig"):
             return
-        lives = [*self.added, *self.avail, *self.held, *self.done, *self.used]
+        lives = [*self.added, *self.avail, *self.held, *self.waiting, *self.done, *self.used]
         assert self.driver.num_free == self.num - sum(sent.takes for sent in lives)
         assert self.driver.state().in_flight == len(lives)
-        assert self.device.state().in_flight == len(self.held)
+        assert self.device.state().in_flight == len(self.held) + len(self.waiting)
 
     @invariant()
     def a_waiting_side_is_notified(self) -> None:
@@ -409,3 +433,15 @@ class PackedPair(Pair):
 
     def given(self) -> int:
         return len(self.used)
+
+
+class InOrderPair(Pair):
+    """The same where the device uses buffers in order."""
+
+    in_order = True
+
+
+class InOrderPackedPair(PackedPair):
+    """The same over a packed ring."""
+
+    in_order = True

@@ -156,7 +156,7 @@ class Rig(RingRig):
         super().__init__(num, event_idx=event_idx, indirect=indirect, memory=memory)
         self.raw = RawRing(self.memory, num, self.addrs)
 
-    def driver(self, *, memory: Memory | None = None) -> SplitVirtqueue:
+    def driver(self, *, memory: Memory | None = None, in_order: bool = False) -> SplitVirtqueue:
         driver = FORMATS["split"].driver(
             memory or self.driver_side,
             self.num,
@@ -164,6 +164,7 @@ class Rig(RingRig):
             event_idx=self.event_idx,
             indirect=self.tables,
             indirect_max=4,
+            in_order=in_order,
         )
         assert isinstance(driver, SplitVirtqueue)
         return driver
@@ -181,9 +182,9 @@ class Rig(RingRig):
         assert isinstance(device, SplitVringh)
         return device
 
-    def pair(self, start: int = 0) -> tuple[SplitVirtqueue, SplitVringh]:
+    def pair(self, start: int = 0, *, in_order: bool = False) -> tuple[SplitVirtqueue, SplitVringh]:
         """Both sides anew; ``start``: the index that both have come to, with nothing in flight."""
-        driver, device = self.driver(), self.device(base=start)
+        driver, device = self.driver(in_order=in_order), self.device(base=start)
         self.raw.avail_idx = self.raw.used_idx = start
         driver._added = driver._published = driver._last_used = driver._used_end = start
         return driver, device
