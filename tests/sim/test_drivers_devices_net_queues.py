@@ -20,6 +20,7 @@ from drivers.devices.net.layout import CONTROLLED, SUPPORTED, NetFeature
 from drivers.errors import CommandRefused, ProbeError
 from drivers.transports.pci.registers import CfgType
 from rings.features import mask
+from rings.formats import ON_REQUEST
 from rings.layout import WRITE
 from rings.status import Status
 from rings.testing import Desc
@@ -30,7 +31,7 @@ F = NetFeature
 PAIRS = 3
 """As many as the transports with the fewest queues can carry."""
 SEVERAL = Options(queue_size=16, control=True, pairs=PAIRS, memory=64)
-AGREED = SUPPORTED & ~mask({F.CTRL_VLAN})
+AGREED = SUPPORTED & ~mask({F.CTRL_VLAN}) & ~ON_REQUEST
 
 
 def flows(reverse: bool = False, first: int = 5000) -> Iterator[bytes]:

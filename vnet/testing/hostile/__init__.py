@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from drivers.devices.net.layout import CONTROLLED, SUPPORTED, NetFeature
 from rings.features import mask
+from rings.formats import ON_REQUEST
 from vnet.testing.hostile.device import HostileDevice, hostile_device
 from vnet.testing.hostile.driver import HostileDriver
 from vnet.testing.hostile.mailbox import HostileMailbox
@@ -30,11 +31,11 @@ __all__ = [
 
 P = TypeVar("P", bound=Pair)
 
-OFFERED = SUPPORTED & ~mask((NetFeature.MQ,))
+OFFERED = SUPPORTED & ~mask((NetFeature.MQ,)) & ~ON_REQUEST
 """Features that a network device with a single pair of queues offers."""
 AGREED = OFFERED & ~mask((NetFeature.CTRL_VLAN,))
 """Features that both sides accept if the port does not list the VLANs that it needs."""
-TWO_QUEUES = SUPPORTED & ~CONTROLLED
+TWO_QUEUES = OFFERED & ~CONTROLLED
 """Features for a driver without a control queue."""
 DRIVERS: Mapping[str, type[HostileDriver[Any]]] = {
     "pci": HostileDriver,
