@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "fault": ("vnet.cli.fault", "Set, list and clear faults of LINK while the system runs."),
     "set": ("vnet.cli.set", "Change SETTING of a device or link while the system runs."),
     "bench": ("vnet.cli.bench", "Measure this stack and alternatives to it; show medians."),
+    "check": ("vnet.cli.check", "Check another program's device against the specifications."),
     "serve": ("vnet.cli.serve", "Serve a device or a PCI function, for example to QEMU."),
     "learn": ("vnet.cli.learn", "Show how virtqueues work, step by step, on real rings."),
     "shell": ("vnet.cli.shell", "Open a Python prompt on a running system."),

@@ -1,0 +1,94 @@
+"""The raw rings of the checker, against the formats as the specification has them (VIRTIO 1.4 sections 2.7 and 2.8)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from vnet.check.memory import Arena
+from vnet.check.packed import AVAIL, USED, PackedRing
+from vnet.check.split import INDIRECT, NEXT, WRITE, Buffer, SplitRing
+
+
+@pytest.fixture
+def arena() -> Iterator[Arena]:
+    arena = Arena(1 << 16)
+    yield arena
+    arena.close()
+
+
+def test_a_split_request_is_a_chain_and_an_entry(arena: Arena) -> None:
+    ring = SplitRing(arena, 4)
+    head = ring.submit([Buffer(0x1000, 16), Buffer(0x2000, 512, True), Buffer(0x3000, 1, True)])
+    assert head == 0
+    assert [ring.read(at) for at in range(3)] == [
+        struct.pack("<QIHH", 0x1000, 16, NEXT, 1),
+        struct.pack("<QIHH", 0x2000, 512, NEXT | WRITE, 2),
+        struct.pack("<QIHH", 0x3000, 1, WRITE, 0),
+    ]
+    assert arena.read(ring.driver, 6) == struct.pack("<HHH", 0, 1, 0)
+    assert ring.answers() == []
+    arena.write(ring.device + 4, struct.pack("<II", 0, 513))
+    arena.write(ring.device + 2, struct.pack("<H", 1))
+    assert ring.pending == 1
+    assert ring.answers() == [(0, 513)]
+    assert ring.answers() == []
+
+
+def test_split_chains_and_indices_wrap(arena: Arena) -> None:
+    ring = SplitRing(arena, 4)
+    ring.start_at(0xFFFF)
+    ring.place(3)
+    assert ring.submit([Buffer(0x1000, 1), Buffer(0x2000, 2)]) == 3
+    assert ring.read(3) == struct.pack("<QIHH", 0x1000, 1, NEXT, 0)
+    assert ring.avail_idx == 0
+    arena.write(ring.device + 4 + 8 * 3, struct.pack("<II", 3, 7))
+    arena.write(ring.device + 2, struct.pack("<H", 0))
+    assert ring.answers() == [(3, 7)]
+
+
+def test_a_table_is_named_by_one_descriptor(arena: Arena) -> None:
+    ring = SplitRing(arena, 4)
+    head = ring.table([Buffer(0x1000, 16), Buffer(0x2000, 8, True)], WRITE)
+    addr, size, flags, _ = struct.unpack("<QIHH", ring.read(head))
+    assert (size, flags) == (32, INDIRECT | WRITE)
+    assert arena.read(addr, 32) == struct.pack("<QIHHQIHH", 0x1000, 16, NEXT, 1, 0x2000, 8, WRITE, 0)
+
+
+def test_a_used_index_that_lies_gives_no_endless_list(arena: Arena) -> None:
+    ring = SplitRing(arena, 4)
+    arena.write(ring.device + 2, struct.pack("<H", 0x9000))
+    assert ring.pending == 0x9000
+    assert len(ring.answers()) == 4
+
+
+def test_packed_laps_flip_both_flags(arena: Arena) -> None:
+    ring = PackedRing(arena, 3)
+    for request in range(6):
+        ident = ring.submit([Buffer(0x1000, 16)])
+        lap = request < 3
+        assert ring.read(request)[2] == (AVAIL if lap else USED)
+        assert ring.answers() == []
+        ring.write(request, 0, 5, ident, AVAIL | USED if lap else 0)
+        assert ring.answers() == [(ident, 5)]
+    assert ring.answers() == []
+
+
+def test_a_packed_list_is_skipped_as_a_whole(arena: Arena) -> None:
+    ring = PackedRing(arena, 4)
+    first = ring.submit([Buffer(0x1000, 16), Buffer(0x2000, 8, True)])
+    second = ring.submit([Buffer(0x3000, 1)])
+    assert [ring.read(at)[2] for at in range(3)] == [NEXT | AVAIL, WRITE | AVAIL, AVAIL]
+    ring.write(0, 0, 8, first, AVAIL | USED)
+    ring.write(2, 0, 0, second, AVAIL | USED)
+    assert ring.answers() == [(first, 8), (second, 0)]
+
+
+def test_the_canaries_notice_a_write_beside_the_memory(arena: Arena) -> None:
+    assert arena.intact()
+    arena.write(arena.base, b"\1" * arena.size)
+    assert arena.intact()
+    arena._whole[0] = 0
+    assert not arena.intact()

@@ -1,0 +1,47 @@
+"""``vnet check device``: its usage, each error in one line with exit status 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from vnet.cli.check import command
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--vhost-user", "s"], "--type is missing"),
+        (["--type", "blk"], "--vhost-user is missing"),
+        (["--type", "disk", "--vhost-user", "s"], "'disk' is not one of 'blk', 'net', 'scsi', 'rng'"),
+        (["--type", "blk", "--vhost-user", "s", "-j", "2"], "need --spawn"),
+        (["--type", "blk", "--spawn", "x {socket}", "--pid", "1"], "the process that --spawn starts is known"),
+        (["--type", "blk", "--spawn", "x"], "the command must contain {socket}"),
+        (["--type", "blk", "--spawn", "x '{socket}"], "No closing quotation"),
+        (["--type", "blk", "--vhost-user", "s", "X99"], "no case is named 'X99'"),
+        (["--type", "blk", "--vhost-user", "nothing-here", "--timeout", "0.05"], "No such file or directory"),
+        (["--type", "blk", "--spawn", "false {socket}"], "the spawned device ended with status 1"),
+        (["--type", "blk", "--spawn", "/no/such/program {socket}"], "No such file or directory"),
+    ],
+)
+def test_a_run_that_can_not_begin_ends_with_one_line(args: list[str], words: str) -> None:
+    result = CliRunner().invoke(command, ["device", *args])
+    assert result.exit_code == 2, result.output
+    assert words in result.output.splitlines()[-1]
+
+
+def test_a_list_of_known_findings_must_name_cases(tmp_path: Path) -> None:
+    known = tmp_path / "known"
+    known.write_text("R04.size  # in their tracker\nR99\n")
+    result = CliRunner().invoke(command, ["device", "--type", "blk", "--vhost-user", "s", "--known", str(known)])
+    assert result.exit_code == 2
+    assert "no case is named R99" in result.output
+
+
+def test_the_list_has_id_level_section_and_title() -> None:
+    result = CliRunner().invoke(command, ["device", "--list", "--type", "net", "SPLIT-DEV-9", "B03"])
+    assert result.exit_code == 0
+    [row] = result.output.splitlines()
+    assert row.split()[:4] == ["SPLIT-DEV-9", "MUST", "all", "2.7.7.2"]

@@ -1,0 +1,210 @@
+"""The surroundings of one case: connections to the device, honest requests, and the judgement of reactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+import trio
+
+from drivers.transports.vhost_user.constants import FrontendRequest, ProtocolFeature
+from vnet.check.front import RING_PACKED, FrontEnd, Reaction, Vring
+from vnet.check.kinds import Kind, Request
+from vnet.check.peer import Peer
+from vnet.check.verdicts import Broken, Level, Skipped
+from vnet.check.wire import HungUp, Journal
+
+__all__ = ["Options", "Trial"]
+
+
+@attrs.frozen
+class Options:
+    """Settings of a run."""
+
+    patience: float = 2.0
+    """Seconds that a device has to answer."""
+    destructive: bool = False
+    """Whether cases may write data to a disk."""
+    policy: bool = False
+    """Whether cases of `Level.POLICY` run."""
+
+    @property
+    def limit(self) -> float:
+        """Seconds that one case may take."""
+        return 15 * self.patience
+
+
+class Trial:
+    """One run of one case. `close` ends its connections."""
+
+    def __init__(self, peer: Peer, kind: Kind, options: Options) -> None:
+        self.peer, self.kind, self.options = peer, kind, options
+        self.journal = Journal()
+        self.fronts: list[FrontEnd] = []
+
+    async def connect(self) -> FrontEnd:
+        """Return a new connection, on which the device has answered GET_FEATURES. Raises PeerError.
+
+        A device that still ends the last connection may refuse this one for a moment.
+        """
+        in_setup, self.journal.in_setup = self.journal.in_setup, True
+        end = trio.current_time() + self.options.patience
+        try:
+            while True:
+                front = await self.dial()
+                try:
+                    front.offered = await front.ask_number(FrontendRequest.GET_FEATURES)
+                except HungUp:
+                    if trio.current_time() > end or not self.peer.alive():
+                        raise
+                    self.fronts.remove(front)
+                    front.close()
+                    await trio.sleep(0.01)
+                else:
+                    return front
+        finally:
+            self.journal.in_setup = in_setup
+
+    async def dial(self) -> FrontEnd:
+        """Return a new connection, on which nothing was sent. Raises PeerError."""
+        front = FrontEnd(await self.peer.connect(self.options.patience), self.journal, self.options.patience)
+        front.names = {**front.names, **self.kind.features}
+        self.fronts.append(front)
+        return front
+
+    async def negotiated(
+        self, *features: int, packed: bool = False, without: Iterable[ProtocolFeature] = ()
+    ) -> FrontEnd:
+        """Return a connection whose features are chosen, and on which nothing else was set."""
+        self.journal.in_setup = True
+        try:
+            front = await self.connect()
+            await front.negotiate([*features, *([RING_PACKED] if packed else [])], without=without)
+        finally:
+            self.journal.in_setup = False
+        return front
+
+    async def up(
+        self,
+        *features: int,
+        packed: bool = False,
+        num: int | None = None,
+        base: int | None = None,
+        without: Iterable[ProtocolFeature] = (),
+        prepare: bool = True,
+    ) -> FrontEnd:
+        """Return a connection to a running device with these features, and rings of ``num`` descriptors.
+
+        Without ``prepare`` the rings are empty, those that the type of device needs filled included.
+        """
+        front = await self.negotiated(*features, packed=packed, without=without)
+        self.journal.in_setup = True
+        try:
+            await front.accept()
+            for index in self.kind.rings:
+                vring = front.new_ring(index, num or self.kind.size, packed=packed)
+                if base is not None and not packed:
+                    vring.split.start_at(base)
+                await front.start(vring, base)
+            await front.driver_ok()
+            if prepare:
+                self.kind.prepare(front)
+        finally:
+            self.journal.in_setup = False
+        return front
+
+    def main(self, front: FrontEnd) -> Vring:
+        """Return the ring of the honest request."""
+        return front.rings[self.kind.main]
+
+    # Honest requests
+
+    async def honest(self, front: FrontEnd, vring: Vring | None = None) -> None:
+        """Make an honest request, and wait until it succeeds. Raises Broken, HungUp."""
+        request = self.kind.request(front)
+        await self.serve(front, vring or self.main(front), request)
+
+    async def serve(self, front: FrontEnd, vring: Vring, request: Request, *, succeeds: bool = True) -> int:
+        """Make a request and wait for its answer; return its length. Raises Broken if it does not succeed, HungUp."""
+        front.note_request(vring, request.buffers)
+        ident = vring.ring.submit(request.buffers)
+        vring.kick()
+        head, used = await front.answer(vring)
+        if head != ident:
+            raise Broken(f"answered id {head}, and the request has id {ident}", Level.MUST)
+        if succeeds and (wrong := request.judge(used)):
+            raise Broken(f"an honest request failed: {wrong}")
+        return used
+
+    async def fails(self, front: FrontEnd, request: Request) -> str:
+        """Make a request that must be answered, with an error; return the error. Raises Broken, HungUp."""
+        used = await self.serve(front, self.main(front), request, succeeds=False)
+        error = request.judge(used)
+        if not error and self.kind.reports:
+            raise Broken("it says that the request succeeded")
+        return error or "gave the buffer back"
+
+    # Bad rings
+
+    async def refuses(
+        self, front: FrontEnd, vring: Vring, request: Request | None = None, *, success: Level | None = Level.SHOULD
+    ) -> str:
+        """Kick after an invalid entry, and judge the reaction; return it if it is right.
+
+        Right are an error of the request, an error of the queue, and a closed connection. ``request`` is the request in
+        the entry, if it has a valid part that shows success; ``success`` is the level of the sentence that success
+        breaks, None if success is right, too. Raises Broken, also for a device that loses the descriptors.
+        """
+        vring.kick()
+        reaction = await front.reaction(vring)
+        if reaction is Reaction.ANSWERED:
+            return self._judge_answer(front, vring, request, success)
+        if reaction is not Reaction.SILENT:
+            return reaction.value
+        await self._judge_silence(front, vring)
+        raise AssertionError
+
+    def _judge_answer(self, front: FrontEnd, vring: Vring, request: Request | None, success: Level | None) -> str:
+        answers = vring.ring.answers()
+        if not answers:
+            raise Broken("the used index moved by a whole lap")
+        for head, _ in answers:
+            if head >= vring.ring.num:
+                raise Broken(f"used id {head} in a ring of {vring.ring.num}", Level.MUST)
+        if request is None or not self.kind.reports:
+            return "gave the buffer back"
+        if error := request.judge(answers[0][1]):
+            return f"answered with an error: {error}"
+        if success is None:
+            return "served it"
+        raise Broken("served it as if it were valid: the answer says success", success)
+
+    async def _judge_silence(self, front: FrontEnd, vring: Vring) -> None:
+        """Raise Broken: the entry had no effect. Find out whether the queue still works."""
+        front.note("then an honest request on the same ring")
+        try:
+            await self.serve(front, vring, self.kind.request(front))
+        except Broken:
+            raise Broken(
+                "stopped the queue without a word: no answer, no error eventfd, no NEEDS_RESET, no closed connection",
+                Level.SHOULD,
+            ) from None
+        raise Broken(
+            "never answered it, and reported no error: the err eventfd is silent and the connection stays. Later "
+            "requests are served, so the descriptors are lost to the driver until a reset"
+        )
+
+    # Permissions
+
+    def need_destructive(self) -> None:
+        """Raise Skipped unless cases may write to a disk."""
+        if not self.options.destructive:
+            raise Skipped("writes to the disk: --destructive allows it")
+
+    def intact(self) -> bool:
+        """Return whether the device wrote only into memory that it was granted."""
+        return all(front.arena.intact() for front in self.fronts)
+
+    def close(self) -> None:
+        while self.fronts:
+            self.fronts.pop().close()

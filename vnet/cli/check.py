@@ -1,0 +1,191 @@
+"""``vnet check``: a conformance checker for other programs' devices."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+
+from vnet.check.case import select
+from vnet.check.cases import CASES
+from vnet.check.kinds import KINDS
+from vnet.check.peer import Peer, fill
+from vnet.check.report import as_data, details, line, listing, skipped, summary
+from vnet.check.runner import NoDevice, Run
+from vnet.check.trial import Options
+from vnet.check.verdicts import Result, Verdict, exit_status
+from vnet.cli.common import errors_in_one_line
+from vnet.cli.extras import extra
+from vnet.cli.output import json_option, open_json
+
+__all__ = ["command"]
+
+
+@click.group("check")
+def command() -> None:
+    """Check another program's device against the specifications."""
+
+
+def _known(_context: click.Context, _option: click.Parameter, file: Path | None) -> frozenset[str]:
+    """Return the ids in a file of known findings, one a line; # begins a comment. Raises BadParameter."""
+    if file is None:
+        return frozenset()
+    words = [text.partition("#")[0].strip() for text in file.read_text(encoding="utf-8").splitlines()]
+    ids = frozenset(filter(None, words))
+    if unknown := sorted(ids - {case.id for case in CASES}):
+        raise click.BadParameter(f"{file}: no case is named {', '.join(unknown)}; --list prints all of them")
+    return ids
+
+
+@command.command("device")
+@click.argument("words", metavar="[CASE]...", nargs=-1)
+@click.option(
+    "--vhost-user",
+    "path",
+    metavar="SOCK",
+    type=click.Path(path_type=Path),
+    help="Unix socket where the device listens, a vhost-user back end.",
+)
+@click.option("--type", "kind", type=click.Choice(list(KINDS)), help="Type of the device.")
+@click.option(
+    "--spawn",
+    metavar="CMD",
+    help="Command that starts the device; {socket} is replaced by the path of its socket, {worker} by a number from 0. "
+    "It is started again after a crash.",
+)
+@click.option(
+    "--pid", type=click.IntRange(1), help="Process of the device, whose life, CPU, memory and files are watched."
+)
+@click.option("--destructive", is_flag=True, help="Run cases that write to the disk: its data are lost.")
+@click.option("--strict", is_flag=True, help="Fail for a broken SHOULD, too.")
+@click.option("--policy", is_flag=True, help="Run cases of rules that only this project has.")
+@click.option("--list", "list_only", is_flag=True, help="Print the cases, and run none.")
+@click.option(
+    "-j", "workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Devices to --spawn at once."
+)
+@click.option(
+    "--timeout",
+    "patience",
+    type=click.FloatRange(0.05, 600),
+    default=2.0,
+    show_default=True,
+    help="Seconds that the device has to answer.",
+)
+@click.option(
+    "--known",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    callback=_known,
+    help="File of cases that are known to fail, an id per line: they fail the run only once they pass.",
+)
+@json_option
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="File for the results as JUnit XML.")
+@errors_in_one_line
+def device(
+    words: tuple[str, ...],
+    path: Path | None,
+    kind: str | None,
+    spawn: str | None,
+    pid: int | None,
+    destructive: bool,
+    strict: bool,
+    policy: bool,
+    list_only: bool,
+    workers: int,
+    patience: float,
+    known: frozenset[str],
+    json_file: Path | None,
+    junit: Path | None,
+) -> None:
+    """Check a device by honest and hostile requests.
+
+    Each is judged by what is seen from outside. A CASE is the id of a case or the beginning of ids (R04, BLK-DEV), an
+    area (blk, messages), or a section of VIRTIO 1.4 (2.7.5); all cases run without one. Exit status 1 if a MUST or a
+    SAFETY sentence is broken, 2 if there is no device to check.
+    """
+    try:
+        cases = select(CASES, words)
+    except LookupError as exc:
+        raise click.UsageError(exc.args[0]) from None
+    if list_only:
+        click.echo("\n".join(listing(case for case in cases if kind is None or not case.types or kind in case.types)))
+        return
+    if kind is None:
+        raise click.UsageError("--type is missing: the type of the device")
+    if path is None and spawn is None:
+        raise click.UsageError("--vhost-user is missing: the socket where the device listens, or --spawn to start one")
+    if spawn is not None and pid is not None:
+        raise click.UsageError("--pid: the process that --spawn starts is known")
+    if workers > 1 and spawn is None:
+        raise click.UsageError("-j: several devices at once need --spawn")
+    options = Options(patience, destructive, policy)
+    with ExitStack() as stack:
+        write_json = stack.enter_context(open_json(json_file))
+        if junit is not None:
+            with extra("check"):
+                from vnet.check.junit import write_junit
+        place = path or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vnet-check-"))) / "device.sock"
+        run = Run(
+            KINDS[kind],
+            _peers(place, spawn, pid, workers),
+            options,
+            _alone(path, kind, spawn, pid, options),
+            known,
+            _report,
+        )
+        start = time.monotonic()
+        try:
+            results = trio.run(run.run, cases)
+        except NoDevice as exc:
+            raise _NothingToCheck(str(exc)) from None
+        seconds = time.monotonic() - start
+        for result in results:
+            if result.verdict not in (Verdict.PASS, Verdict.SKIP):
+                click.echo("\n".join(["", *details(result)]))
+        click.echo("\n".join(["", *skipped(results), summary(results, seconds)]))
+        write_json(as_data(results, {"type": kind, "spawn": spawn, "destructive": destructive}, seconds))
+        if junit is not None:
+            write_junit(junit, results, f"vnet check {kind}", strict=strict)
+    click.get_current_context().exit(exit_status(results, strict=strict))
+
+
+class _NothingToCheck(click.ClickException):
+    """Ends the command with exit status 2: there is no device."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"vnet: {' '.join(self.message.split())}", err=True)
+
+
+def _report(result: Result) -> None:
+    if result.verdict is not Verdict.SKIP:
+        click.echo(line(result))
+
+
+def _peers(path: Path, spawn: str | None, pid: int | None, workers: int) -> list[Peer]:
+    """Return a device for each worker; the sockets of all but the first have a number."""
+    if spawn is None:
+        return [Peer(path, pid=pid)]
+    places = [path, *(path.with_name(f"{path.name}.{worker}") for worker in range(1, workers))]
+    try:
+        return [Peer(place, command=fill(spawn, place, worker)) for worker, place in enumerate(places)]
+    except ValueError as exc:
+        raise click.UsageError(str(exc)) from None
+
+
+def _alone(path: Path | None, kind: str, spawn: str | None, pid: int | None, options: Options) -> list[str]:
+    """Return the words of the command that runs one case in the same way; the case's id follows."""
+    given = {"--vhost-user": path, "--type": kind, "--spawn": spawn, "--pid": pid}
+    words = [
+        "vnet",
+        "check",
+        "device",
+        *(word for key, value in given.items() if value is not None for word in (key, str(value))),
+    ]
+    words += [flag for flag, on in (("--destructive", options.destructive), ("--policy", options.policy)) if on]
+    return words if options.patience == Options().patience else [*words, "--timeout", f"{options.patience:g}"]
