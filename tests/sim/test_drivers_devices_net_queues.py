@@ -20,18 +20,18 @@ from drivers.devices.net.layout import CONTROLLED, SUPPORTED, NetFeature
 from drivers.errors import CommandRefused, ProbeError
 from drivers.transports.pci.registers import CfgType
 from rings.features import mask
-from rings.formats import ON_REQUEST
 from rings.layout import WRITE
 from rings.status import Status
 from rings.testing import Desc
 from vnet.ports.packet.memory import MemoryPort
 from vnet.testing import HostileDriver, NetPair, Options, bounded, hostile_driver, open_pair, tapped, unharmed, until
+from vnet.testing.hostile import EXTRA
 
 F = NetFeature
 PAIRS = 3
 """As many as the transports with the fewest queues can carry."""
 SEVERAL = Options(queue_size=16, control=True, pairs=PAIRS, memory=64)
-AGREED = SUPPORTED & ~mask({F.CTRL_VLAN}) & ~ON_REQUEST
+AGREED = SUPPORTED & ~mask({F.CTRL_VLAN}) & ~EXTRA
 
 
 def flows(reverse: bool = False, first: int = 5000) -> Iterator[bytes]:
@@ -264,7 +264,7 @@ async def test_pairs_that_were_not_set_up_are_refused() -> None:
 
 async def test_a_driver_without_any_of_it_has_two_queues() -> None:
     async with open_pair(SEVERAL) as pair, unharmed(pair), hostile_driver(pair) as driver:
-        await driver.start(SUPPORTED & ~CONTROLLED)
+        await driver.start(SUPPORTED & ~CONTROLLED & ~EXTRA)
         frame = next(flows())
         driver.send(Desc(driver.put(bytes(12) + frame), 12 + len(frame)))
         with bounded():

@@ -25,6 +25,7 @@ from rings.status import Status
 from rings.testing import Desc
 from support.rigs.rpmsg import SMALL, message
 from vnet.testing import HostileDriver, bounded, hostile_driver, unharmed, until
+from vnet.testing.hostile import EXTRA
 from vnet.testing.rpmsg import RpmsgPair, open_rpmsg_pair
 
 OK = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
@@ -163,7 +164,7 @@ async def test_a_driver_that_announces_and_never_listens_fills_nothing_up() -> N
     async with open_rpmsg_pair(SMALL) as pair:
         end = pair.buses[1].create("a")
         async with hostile_driver(pair) as driver:
-            await driver.start(SUPPORTED)
+            await driver.start(SUPPORTED & ~EXTRA)
             bus = pair.buses[1]
             both = (NsFlag.AS_ANNOUNCE, NsFlag.AS_ANNOUNCE | NsFlag.DESTROY)
             for _ in range(2 * CONGESTION):

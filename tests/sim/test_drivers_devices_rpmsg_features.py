@@ -17,6 +17,7 @@ from vnet.ends.rpmsg import ChannelSpec
 from vnet.errors import ConfigError
 from vnet.system.world import open_world
 from vnet.testing import hostile_driver, unharmed, until
+from vnet.testing.hostile import EXTRA
 from vnet.testing.rpmsg import RpmsgOptions, RpmsgPair, bound_pair, open_rpmsg_pair
 from vnet.topology import parse
 
@@ -102,7 +103,7 @@ async def test_an_announcement_from_the_address_of_a_service_that_was_agreed_on_
 ) -> None:
     async with open_rpmsg_pair(RpmsgOptions(queue_size=16)) as pair, hostile_driver(pair) as driver:
         services = sum(1 << bit for bit in RpmsgFeature if bit in (RpmsgFeature.NS, RpmsgFeature.AS))
-        await driver.start(SUPPORTED & ~services | sum(1 << bit for bit in features))
+        await driver.start(SUPPORTED & ~EXTRA & ~services | sum(1 << bit for bit in features))
         bus = pair.buses[1]
         await until(lambda: bus.online)
         endpoint = bus.create("a")
@@ -116,7 +117,7 @@ async def test_an_announcement_from_the_address_of_a_service_that_was_agreed_on_
 @pytest.mark.parametrize(("features", "addr"), [(0, NS_ADDR), (0, AS_ADDR), (1, AS_ADDR)])
 async def test_a_first_message_binds_to_any_address_that_no_service_has(features: int, addr: int) -> None:
     async with open_rpmsg_pair(RpmsgOptions(queue_size=16)) as pair, hostile_driver(pair) as driver:
-        await driver.start(SUPPORTED & ~0b11 | features)
+        await driver.start(SUPPORTED & ~EXTRA & ~0b11 | features)
         bus = pair.buses[1]
         await until(lambda: bus.online)
         endpoint = bus.create("a", addr=2000)

@@ -20,6 +20,7 @@ from vnet.testing.pair import Pair
 __all__ = [
     "AGREED",
     "DRIVERS",
+    "EXTRA",
     "OFFERED",
     "TWO_QUEUES",
     "HostileDevice",
@@ -31,7 +32,9 @@ __all__ = [
 
 P = TypeVar("P", bound=Pair)
 
-OFFERED = SUPPORTED & ~mask((NetFeature.MQ,)) & ~ON_REQUEST
+EXTRA = ON_REQUEST
+"""Feature bits of queues that not every device offers: it does so on request, or over some transports only."""
+OFFERED = SUPPORTED & ~mask((NetFeature.MQ,)) & ~EXTRA
 """Features that a network device with a single pair of queues offers."""
 AGREED = OFFERED & ~mask((NetFeature.CTRL_VLAN,))
 """Features that both sides accept if the port does not list the VLANs that it needs."""
