@@ -63,9 +63,9 @@ def test_display_filters_and_those_of_captures_have_the_same_names(tmp_path: Pat
     capture = tmp_path / "some.pcapng"
     capture.write_bytes(record([event("ChainAdded", chain=chain) for chain in range(10)]))
     assert len(tshark(capture, "-Y", 'vnet.ring.chain > 4 and vnet.queue == "transmitq1"').splitlines()) == 5
-    for name in filter_fields():
-        if not name.startswith("frame."):
-            tshark(capture, "-Y", f"vnet.{name}")
+    # One that Wireshark does not know is an error that names it.
+    names = [f"vnet.{name}" for name in filter_fields() if not name.startswith("frame.")]
+    assert len(tshark(capture, "-Y", " or ".join(names)).splitlines()) == 10
 
 
 def test_the_list_of_packets_tells_place_and_fields(tmp_path: Path) -> None:

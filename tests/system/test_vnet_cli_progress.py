@@ -45,9 +45,21 @@ def run_on_terminal(*args: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, b"".join(parts).decode()
 
 
-@pytest.mark.parametrize(("args", "label"), [(DEMO, "demo ["), (BENCH, "rpmsg [")])
-def test_a_terminal_has_a_bar_and_the_output_has_not(args: tuple[str, ...], label: str) -> None:
-    status, output, shown = run_on_terminal(*args)
+@pytest.fixture(scope="module")
+def demo_on_terminal() -> tuple[int, str, str]:
+    return run_on_terminal(*DEMO)
+
+
+@pytest.fixture(scope="module")
+def demo_elsewhere() -> subprocess.CompletedProcess[str]:
+    return vnet(*DEMO)
+
+
+@pytest.mark.parametrize(("command", "label"), [("demo", "demo ["), ("bench", "rpmsg [")])
+def test_a_terminal_has_a_bar_and_the_output_has_not(
+    command: str, label: str, demo_on_terminal: tuple[int, str, str]
+) -> None:
+    status, output, shown = demo_on_terminal if command == "demo" else run_on_terminal(*BENCH)
     assert status == 0
     assert label in shown
     assert shown.endswith("\r\x1b[K"), "it is erased at the end"
@@ -55,18 +67,19 @@ def test_a_terminal_has_a_bar_and_the_output_has_not(args: tuple[str, ...], labe
     assert label not in output
 
 
-def test_without_a_terminal_there_is_no_bar() -> None:
-    done = vnet(*DEMO)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "\x1b" not in done.stdout
+def test_without_a_terminal_there_is_no_bar(demo_elsewhere: subprocess.CompletedProcess[str]) -> None:
+    assert (demo_elsewhere.returncode, demo_elsewhere.stderr) == (0, "")
+    assert "\x1b" not in demo_elsewhere.stdout
 
 
-def test_the_lines_of_the_output_are_the_same_with_and_without_a_bar() -> None:
+def test_the_lines_of_the_output_are_the_same_with_and_without_a_bar(
+    demo_on_terminal: tuple[int, str, str], demo_elsewhere: subprocess.CompletedProcess[str]
+) -> None:
     def starts(text: str) -> list[str]:
         return [line.split(" ... ")[0] for line in text.splitlines() if " ... " in line]
 
-    _, output, _ = run_on_terminal(*DEMO)
-    assert starts(output) == starts(vnet(*DEMO).stdout)
+    _, output, _ = demo_on_terminal
+    assert starts(output) == starts(demo_elsewhere.stdout)
     assert starts(output)
 
 
