@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from support.machine import RequireTool, unavailable
+from support.machine import RequireTool, in_machine_network, unavailable
 from support.paths import EXAMPLES, MY_DEVICE, VNET
-from vnet.bench.guest import PROGRAMS, TOOLS, Guest, GuestKernel, shared
+from vnet.bench.guest import Guest, shared
+from vnet.bench.guest_kernel import PROGRAMS, TOOLS, GuestKernel, kernel_package
 from vnet.errors import PrivilegeError
 
-__all__ = ["Guest", "GuestKernel", "Serve", "guest_kernel", "shared"]
+__all__ = ["Guest", "GuestKernel", "Serve", "guest_kernel", "guest_kernel_package", "shared"]
 
 LOADED = {"entropy": MY_DEVICE, "pci_test": EXAMPLES / "pci_test.py"}
 """Files of the types that are not built in."""
@@ -28,13 +29,22 @@ PATIENCE = 180.0
 
 
 @pytest.fixture(scope="session")
-def guest_kernel(tmp_path_factory: pytest.TempPathFactory, require_tool: RequireTool) -> GuestKernel:
-    """The kernel that every guest boots; it is not installed on this machine."""
-    require_tool(*TOOLS, "lspci", "e2fsck")
+def guest_kernel_package(require_tool: RequireTool) -> None:
+    """The package of the kernel that every guest boots is on this machine; it is not installed."""
+    require_tool(*TOOLS)
     try:
-        return GuestKernel(tmp_path_factory.mktemp("guest"), (*PROGRAMS, *MORE_PROGRAMS), FILES)
+        in_machine_network(kernel_package)
     except PrivilegeError as exc:
         unavailable(str(exc))
+
+
+@pytest.fixture(scope="session")
+def guest_kernel(
+    guest_kernel_package: None, tmp_path_factory: pytest.TempPathFactory, require_tool: RequireTool
+) -> GuestKernel:
+    """The kernel that every guest boots, with programs for it."""
+    require_tool("lspci", "e2fsck")
+    return GuestKernel(tmp_path_factory.mktemp("guest"), (*PROGRAMS, *MORE_PROGRAMS), FILES)
 
 
 class Serve:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from support.guest import GuestKernel
-from support.machine import RequireTool, unavailable
-from vnet.bench.guest import CACHE, archive, kernel_package
+from support.machine import RequireTool, in_machine_network, unavailable
+from vnet.bench.guest_kernel import CACHE, archive, cache_lock, kernel_package
 
 __all__ = ["driver_kernel"]
 
@@ -50,22 +50,22 @@ def driver_kernel(
     _, version, _ = package.name.split("_")
     release = guest_kernel.image.name.removeprefix("vmlinuz-")
     built = CACHE / f"drivers-{release}-{version}-{RECIPE}"
-    if not built.is_dir():
-        _build(built, release, version.replace("%3a", ":"))
+    with cache_lock():
+        if not built.is_dir():
+            in_machine_network(lambda: _build(built, release, version.replace("%3a", ":")))
     tree = tmp_path_factory.mktemp("drivers")
     for name, folder in (("*.ko", "modules"), ("pcitest", "bin")):
         (tree / folder).mkdir()
         for file in built.glob(name):
             shutil.copy(file, tree / folder / file.name)
     kernel = copy.copy(guest_kernel)
-    kernel.initrd = tmp_path_factory.mktemp("initrd") / "initrd.gz"
+    kernel.initrd = tmp_path_factory.mktemp("initrd") / "initrd"
     kernel.initrd.write_bytes(guest_kernel.initrd.read_bytes() + archive(tree))
     return kernel
 
 
 def _build(built: Path, release: str, version: str) -> None:
     """Download, build, and keep the modules and pcitest in the folder ``built``; some 160 MB and half a minute."""
-    CACHE.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=CACHE))
     try:
         headers = f"linux-headers-{release}"

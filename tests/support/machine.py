@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import shutil
@@ -12,21 +11,27 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn, TypeAlias
+from typing import NoReturn, TypeAlias, TypeVar
 
 import attrs
 import pytest
 
+from vnet.linux.netns import run_in_namespace, set_up_interface
+from vnet.linux.syscalls import CLONE_NEWNET, CLONE_NEWNS, MS_REC, mount, unshare
+
 RequireTool: TypeAlias = Callable[..., None]
 MakeNetns: TypeAlias = Callable[[str], str]
 
-CLONE_NEWNS = 0x0002_0000
-MS_REC, MS_PRIVATE = 0x4000, 1 << 18
+MS_PRIVATE = 1 << 18
 NETNS, RUN_DIR = Path("/run/netns"), Path("/run/vnet")
 GRACE = 30.0
 """Seconds that what was let go may take to be gone: kernel work queues and processes that end, on a busy machine."""
 
+T = TypeVar("T")
+
 _serial = itertools.count(1)
+_machine_network: list[int] = []
+"""A descriptor of the machine's network, in a process that has left it."""
 
 
 def unavailable(reason: str) -> NoReturn:
@@ -101,27 +106,40 @@ def remove_netns(name: str) -> None:
     ip("netns", "del", name)
 
 
-def own_run() -> None:
+def own_machine(*, network: bool) -> None:
     """Give this process, and those it starts, a /run/netns and a /run/vnet that no other system of the machine uses.
 
-    Other systems come and go while tests run, under any name. Without the right to do so nothing is changed.
+    Other systems come and go while tests run, under any name. With ``network`` the interfaces and ports are its own as
+    well: loopback, and no way out but `in_machine_network`. Without the right to do so nothing is changed.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if os.geteuid() != 0 or libc.unshare(CLONE_NEWNS):
+    if os.geteuid() != 0:
         return
-    libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+    try:
+        unshare(CLONE_NEWNS)
+    except OSError:
+        return
+    mount(None, Path("/"), flags=MS_REC | MS_PRIVATE)
     for path in (NETNS, RUN_DIR):
         path.mkdir(parents=True, exist_ok=True)
-        if libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", 0, b"mode=755"):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
+        mount(Path("tmpfs"), path, "tmpfs")
+        path.chmod(0o755)
+    if network:
+        _machine_network.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        unshare(CLONE_NEWNET)
+        set_up_interface("lo")
+
+
+def in_machine_network(call: Callable[[], T]) -> T:
+    """Run ``call``, which downloads something, in the network of the machine; return its result or raise its error."""
+    return run_in_namespace(_machine_network[0], call) if _machine_network else call()
 
 
 @attrs.frozen
 class Holdings:
     """Resources of this process: each a set, so that a difference names the leak.
 
-    Of the machine's it has only what no other system owns: `own_run` hides their namespaces, and an interface that a
-    test makes beside them has this process's number in its name.
+    Of the machine's it has only what no other system owns: `own_machine` hides their namespaces, and an interface that
+    a test makes beside them has this process's number in its name.
     """
 
     fds: frozenset[str]

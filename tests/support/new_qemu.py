@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from support.machine import RequireTool, unavailable
-from vnet.bench.guest import CACHE
+from support.machine import RequireTool, in_machine_network, unavailable
+from vnet.bench.guest_kernel import CACHE, cache_lock
 from vnet.system.qemu import PROGRAM, VFIO_USER, function_arguments, qemu_version
 
 __all__ = ["function", "new_qemu"]
@@ -33,7 +33,8 @@ def new_qemu(require_tool: RequireTool) -> Sequence[str]:
     if (qemu_version() or (0, 0)) >= VFIO_USER:
         return (PROGRAM,)
     require_tool("apt-get", "dpkg-deb")
-    root = next(CACHE.glob("qemu-*"), None) or _download()
+    with cache_lock():
+        root = next(CACHE.glob("qemu-*"), None) or in_machine_network(_download)
     if root is None:
         unavailable(f"{PACKAGE} of {SUITE}-backports can't be downloaded")
     libraries, share = root / "usr/lib/x86_64-linux-gnu", root / "usr/share"
@@ -52,7 +53,6 @@ def function(socket: Path) -> list[str]:
 
 def _download() -> Path | None:
     """Unpack the package and all that it depends on, some 170 MB, in the cache; None if that fails."""
-    CACHE.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=CACHE))
     try:
         for name in ("lists/partial", "archives/partial"):

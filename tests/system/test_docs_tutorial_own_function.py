@@ -9,11 +9,8 @@ from pathlib import Path
 import pytest
 
 from support.docs import play
-from support.guest import GuestKernel, guest_kernel
-from support.new_qemu import new_qemu
+from support.guest import GuestKernel
 from support.paths import ROOT
-
-__all__ = ["guest_kernel", "new_qemu"]
 
 
 @pytest.mark.timeout(1800)

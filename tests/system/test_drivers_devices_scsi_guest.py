@@ -13,12 +13,11 @@ import pytest
 import trio
 
 from drivers.devices.scsi import LogicalUnit, Lun, ScsiPlug, UnitIdentity
-from support.guest import Guest, GuestKernel, guest_kernel
+from support.guest import Guest, GuestKernel
 from vnet.ports.disk.store import MemoryStore
 from vnet.system.exports import DeviceExport, open_exports
 from vnet.topology import parse_device
 
-__all__ = ["guest_kernel"]
 MIB = 1 << 20
 
 

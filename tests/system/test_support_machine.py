@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.machine import NETNS, Holdings, MakeNetns, ip
+from support.paths import ROOT
 
 
 def run(pytester: pytest.Pytester) -> pytest.RunResult:
@@ -89,6 +92,37 @@ def test_resources_in_use_are_seen_and_released_ones_are_not(
     with hold():
         assert list(Holdings.now().gained(before)) == [kind]
     assert Holdings.now().gained(before) == {}
+
+
+WORKER = """
+import os, socket
+from support.machine import NETNS, RUN_DIR, in_machine_network, own_machine
+inode = lambda: os.stat("/proc/thread-self/ns/net").st_ino
+outside = inode()
+own_machine(network=True)
+assert (inode() != outside, in_machine_network(inode)) == (True, outside)
+assert [name for _, name in socket.if_nameindex()] == ["lo"]
+assert not [*NETNS.iterdir(), *RUN_DIR.iterdir()]
+(NETNS / "mine").touch()
+with socket.create_server(("127.0.0.1", 0)) as server:
+    socket.create_connection(server.getsockname()).close()
+    print("port", server.getsockname()[1], flush=True)
+    input()
+"""
+
+
+def test_a_worker_has_a_network_and_names_of_its_own_and_reaches_that_of_the_machine(privileged: None) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WORKER], cwd=ROOT / "tests", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        word, port = process.stdout.readline().split()
+        assert word == "port"
+        assert not (NETNS / "mine").exists()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", int(port)))
+        process.communicate("\n")
+    assert process.returncode == 0
 
 
 class Kept:

@@ -17,14 +17,12 @@ import pytest
 import trio
 
 from rings.features import RingFeature, mask
-from support.guest import Guest, GuestKernel, guest_kernel
+from support.guest import Guest, GuestKernel
 from support.machine import MakeNetns, RequireTool
 from support.paths import MY_DEVICE, VNET
 from support.rigs.vhost_user import FrontEnd, request
 from vnet.linux.ipc import connect
 from vnet.system.qemu import PROGRAM, qemu_version
-
-__all__ = ["guest_kernel"]
 
 FEATURES = mask((RingFeature.VERSION_1, RingFeature.EVENT_IDX, RingFeature.INDIRECT_DESC))
 PATIENCE = 60.0

@@ -13,11 +13,9 @@ from typing import Any
 
 import pytest
 
-from support.guest import Guest, GuestKernel, Serve, guest_kernel
+from support.guest import Guest, GuestKernel, Serve
 from support.machine import MakeNetns, RequireTool, ip
 from vnet.system.qemu import qemu_version, reconnect
-
-__all__ = ["guest_kernel"]
 
 pytestmark = [pytest.mark.usefixtures("privileged", "no_leaks"), pytest.mark.timeout(1800)]
 

@@ -8,11 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from support.guest import Guest, GuestKernel, Serve, guest_kernel
-from support.linux_drivers import driver_kernel
-from support.new_qemu import function, new_qemu
-
-__all__ = ["driver_kernel", "guest_kernel", "new_qemu"]
+from support.guest import Guest, GuestKernel, Serve
+from support.new_qemu import function
 
 MODULES = ("ntb", "ntb_hw_epf", "ntb_transport max_mw_size=0x40000 transport_mtu=2048", "ntb_netdev")
 """Linux's drivers, with windows that a guest of this size can allocate and room for many packets in them."""

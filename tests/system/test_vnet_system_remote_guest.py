@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 
 from support.cli import READY, Up, clean_machine, vnet
-from support.guest import Guest, GuestKernel, guest_kernel
-from support.new_qemu import function, new_qemu
-
-__all__ = ["guest_kernel", "new_qemu"]
+from support.guest import Guest, GuestKernel
+from support.new_qemu import function
 
 pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(1800)]
 

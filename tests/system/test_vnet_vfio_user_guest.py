@@ -21,13 +21,9 @@ from drivers.transports.epf_mailbox.registers import (
     Reg,
 )
 from support.functions import BLK, MAILBOX, NET, PCI_TEST, RNG, RPMSG, SCSI, Machine
-from support.guest import GuestKernel, guest_kernel
-from support.linux_drivers import driver_kernel
+from support.guest import GuestKernel
 from support.machine import RequireTool, ip
-from support.new_qemu import new_qemu
 from support.paths import VNET
-
-__all__ = ["driver_kernel", "guest_kernel", "new_qemu"]
 
 pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(1800)]
 

@@ -19,7 +19,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from support.cli import PATIENCE, READY, Up
 from support.machine import RequireTool
-from support.paths import ROOT, VNET
+from support.paths import TOPOLOGIES, VNET
+from support.topologies import moved_to
 from vnet.qmp.client import connect
 
 FLAGS = (
@@ -169,8 +170,12 @@ def test_a_page_that_outlives_its_system_says_so(browser: webdriver.Chrome, page
     wait(browser, lambda: text(browser, "#state") == f"{up.name} is not running; try: vnet up --name {up.name}")
 
 
-def test_a_client_that_does_not_read_loses_events_and_delays_no_other_client(name: str, started: list[Up]) -> None:
-    started.append(Up(name, str(ROOT / "examples/topologies/blk.toml")))
+def test_a_client_that_does_not_read_loses_events_and_delays_no_other_client(
+    name: str, started: list[Up], tmp_path: Path
+) -> None:
+    file = tmp_path / "blk.toml"
+    file.write_text(moved_to(tmp_path, (TOPOLOGIES / file.name).read_text(encoding="utf-8")), encoding="utf-8")
+    started.append(Up(name, str(file)))
     started[0].wait_for(READY)
     with served(name) as address, socket.socket() as slow, connect(name, PATIENCE) as control:
         host, token = address.removeprefix("http://").split("/?token=")

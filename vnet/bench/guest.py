@@ -1,12 +1,8 @@
-"""A Linux guest in QEMU whose own drivers use our devices: Debian's kernel, busybox, nothing installed."""
+"""A Linux guest in QEMU whose own drivers use our devices."""
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
-import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,37 +10,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vnet.errors import PrivilegeError, TrafficError
+from vnet.bench.guest_kernel import GuestKernel
+from vnet.errors import TrafficError
 
-__all__ = ["PROGRAMS", "TOOLS", "Guest", "GuestError", "GuestKernel", "archive", "kernel_package", "shared"]
+__all__ = ["Guest", "GuestError", "shared"]
 
-KERNEL = "linux-image-amd64"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vnet-virtio"
-MODULES = ("virtio_pci", "virtio_net", "virtio_blk", "virtio_scsi", "sd_mod", "virtio-rng", "ext4", "crc32c_generic")
-PROGRAMS = ("/usr/bin/iperf3",)
-TOOLS = ("qemu-system-x86_64", "busybox", "cpio", "depmod", "dpkg-deb", "apt-get", "apt-cache", "iperf3")
 BOOT = 300.0
 """Seconds that a guest may take to boot: everything in it is emulated, and the machine may be busy."""
 PATIENCE = 180.0
 """Seconds for any other step."""
 MEMORY = "256M"
 LINE_TRIES = 20
-INIT = """\
-#!/bin/sh
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-for module in {modules}; do modprobe $module; done
-exec </dev/ttyS1 >/dev/ttyS1 2>&1
-stty raw -echo
-echo 'guest is up'
-while read -r size line; do
-    [ "${{#line}}" = "$size" ] || {{ echo 'again;'; continue; }}
-    echo 'taken;'
-    eval "$line"
-    echo "status=$?;"
-done
-"""
 
 
 def shared(memory: str = MEMORY) -> tuple[str, ...]:
@@ -52,98 +28,8 @@ def shared(memory: str = MEMORY) -> tuple[str, ...]:
     return ("-object", f"memory-backend-memfd,id=m,size={memory},share=on", "-numa", "node,memdev=m")
 
 
-def _run(*argv: str | Path, cwd: Path | None = None, data: bytes | None = None) -> bytes:
-    done = subprocess.run([str(arg) for arg in argv], cwd=cwd, input=data, capture_output=True, timeout=120, check=True)
-    return done.stdout
-
-
-def archive(tree: Path) -> bytes:
-    """Return a folder as an initial file system; Linux unpacks several that follow each other in one file."""
-    names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
-    return gzip.compress(_run("cpio", "-o", "-H", "newc", "--quiet", cwd=tree, data=names.encode()), 1)
-
-
 class GuestError(TrafficError):
     """A guest did not start, did not answer, or a command in it failed."""
-
-
-class GuestKernel:
-    """A kernel and an initial file system for any number of guests."""
-
-    def __init__(self, folder: Path, programs: Sequence[str] = PROGRAMS, files: Sequence[str] = ()) -> None:
-        """Write some 20 MiB to ``folder``, with programs, their libraries and files of this machine.
-
-        Raises PrivilegeError if no kernel can be downloaded.
-        """
-        package = kernel_package()
-        root = folder / "package"
-        _run("dpkg-deb", "-x", package, root)
-        [self.image] = (root / "boot").glob("vmlinuz-*")
-        version = self.image.name.removeprefix("vmlinuz-")
-        self.initrd = folder / "initrd.gz"
-        _run("depmod", "-b", root, version)
-        tree = folder / "root"
-        for name in ("bin", "dev", "etc", "proc", "sys", "tmp", "mnt"):
-            (tree / name).mkdir(parents=True)
-        busybox = shutil.which("busybox")
-        assert busybox is not None
-        shutil.copy(busybox, tree / "bin/busybox")
-        for applet in _run(busybox, "--list").decode().split():
-            if applet != "busybox":
-                (tree / "bin" / applet).symlink_to("busybox")
-        libraries = re.findall(r"(/\S+) \(0x", _run("ldd", *programs).decode())
-        for path in (*programs, *dict.fromkeys(libraries), *files):
-            (tree / path.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, tree / path.lstrip("/"))
-        _copy_modules(root, tree, version)
-        init = tree / "init"
-        init.write_text(INIT.format(modules=" ".join(MODULES)))
-        init.chmod(0o755)
-        self.initrd.write_bytes(archive(tree))
-        shutil.rmtree(root / "lib")
-        shutil.rmtree(tree)
-
-
-def kernel_package() -> Path:
-    """Debian's current kernel package, downloaded once and never installed. Raises PrivilegeError if that fails."""
-    package = _have() or _have()
-    if package is None:
-        raise PrivilegeError(
-            f"the package {KERNEL} can't be downloaded", f"apt-get update && apt-get download {KERNEL}"
-        )
-    return package
-
-
-def _have() -> Path | None:
-    """Return the package, downloading it if needed; None on failure, after `apt-get update` for the next try."""
-    depends = subprocess.run(["apt-cache", "depends", KERNEL], capture_output=True, text=True, check=False).stdout
-    names = re.findall(r"Depends: (linux-image-\S+)", depends)
-    if names:
-        CACHE.mkdir(parents=True, exist_ok=True)
-        if not list(CACHE.glob(f"{names[0]}_*.deb")):
-            download = ["apt-get", "download", "-o", "APT::Sandbox::User=root", names[0]]
-            subprocess.run(download, cwd=CACHE, capture_output=True, timeout=300, check=False)
-        if list(CACHE.glob(f"{names[0]}_*.deb")):
-            return max(CACHE.glob(f"{names[0]}_*.deb"))
-    subprocess.run(["apt-get", "update"], capture_output=True, timeout=300, check=False)
-    return None
-
-
-def _copy_modules(root: Path, tree: Path, version: str) -> None:
-    """Copy `MODULES` and their dependencies."""
-    modules = root / "lib/modules" / version
-    needs = dict(line.split(":") for line in (modules / "modules.dep").read_text().splitlines())
-    paths = {Path(path).name.split(".")[0].replace("-", "_"): path for path in needs}
-    wanted = {paths[name.replace("-", "_")] for name in MODULES if name.replace("-", "_") in paths}
-    wanted |= {path for name in set(wanted) for path in needs[name].split()}
-    # Softdeps that modprobe can't see here.
-    for path in wanted:
-        to = tree / "lib/modules" / version / path
-        to.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(modules / path, to)
-    for name in ("modules.order", "modules.builtin"):
-        shutil.copy(modules / name, tree / "lib/modules" / version / name)
-    _run("depmod", "-b", tree, version)
 
 
 class Guest:
@@ -172,7 +58,7 @@ class Guest:
             *qemu,
             *("-machine", "q35,accel=tcg", "-m", memory, "-smp", str(cpus)),
             *("-nodefaults", "-no-user-config", "-display", "none"),
-            *("-kernel", str(kernel.image), "-initrd", str(kernel.initrd)),
+            *("-kernel", str(kernel.executable), "-initrd", str(kernel.initrd)),
             *("-append", f"console=ttyS0 panic=-1 quiet mitigations=off no_timer_check {boot}".rstrip()),
             *shared(memory),
             *("-serial", f"file:{self.log}", "-serial", f"unix:{self._shell_path},server=on,wait=off"),

@@ -17,7 +17,8 @@ import cattrs
 import trio
 
 from vnet.bench.figures import QueueFigures
-from vnet.bench.guest import Guest, GuestKernel
+from vnet.bench.guest import Guest
+from vnet.bench.guest_kernel import GuestKernel
 from vnet.bench.peers import End, open_dpdk, open_pasta, open_socat
 from vnet.bench.processes import Child, open_child
 from vnet.bench.relay import SHARED

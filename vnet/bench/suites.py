@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from vnet.bench import guest
+from vnet.bench import guest_kernel
 from vnet.bench.disk import TOOLS, run_disk_benchmark
 from vnet.bench.disk import WORKLOADS as DISK_WORKLOADS
 from vnet.bench.links import COUNTS, run_links_benchmark
@@ -117,9 +117,9 @@ def _check_traffic() -> None:
 
 
 def _check_guest() -> None:
-    need_tools(*guest.TOOLS)
+    need_tools(*guest_kernel.TOOLS)
     _check_traffic()
-    guest.kernel_package()
+    guest_kernel.kernel_package()
 
 
 async def _run_traffic(comparison: Comparison, options: BenchOptions, progress: Callable[[str], None]) -> Outcome:
