@@ -29,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--only-transport", choices=list(DRIVERS), help="run what is marked every_transport on this one alone"
     )
+    parser.addoption("--but-transport", choices=list(DRIVERS), help="run it on all but this one")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,8 +41,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("every_transport")
     if marker is not None:
-        only = metafunc.config.getoption("--only-transport")
-        wanted = [name for name in ([only] if only else DRIVERS) if name not in marker.kwargs.get("but", ())]
+        only, but = (metafunc.config.getoption(option) for option in ("--only-transport", "--but-transport"))
+        excluded = {but, *marker.kwargs.get("but", ())}
+        wanted = [name for name in ([only] if only else DRIVERS) if name not in excluded]
         metafunc.parametrize("transport", wanted, indirect=True)
 
 
