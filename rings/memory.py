@@ -7,7 +7,19 @@ from typing import NewType, Protocol
 
 from rings.errors import MemoryFault
 
-__all__ = ["ADDRESS_END", "Addr", "MappedMemory", "Memory", "PciAddr", "PhysAddr", "no_region", "was_released"]
+__all__ = [
+    "ADDRESS_END",
+    "Addr",
+    "MappedMemory",
+    "Memory",
+    "PciAddr",
+    "PhysAddr",
+    "RemoteBytes",
+    "no_region",
+    "part_of",
+    "view_of",
+    "was_released",
+]
 
 Addr = NewType("Addr", int)
 """An address in a ring, in the address space of the bus between the two sides."""
@@ -51,15 +63,51 @@ class Memory(Protocol):
         """Execute a full memory barrier: stores before it become visible before loads after it are performed."""
 
 
-class _Region:
-    __slots__ = ("base", "pins", "size", "view", "writable")
+class RemoteBytes(Protocol):
+    """Memory that this process cannot map: each access is a request to its owner. Raises MemoryFault if that fails."""
 
-    def __init__(self, base: int, view: memoryview, writable: bool) -> None:
+    @property
+    def readonly(self) -> bool: ...
+
+    def __len__(self) -> int: ...
+
+    def part(self, start: int, end: int) -> RemoteBytes:
+        """Return a range of these bytes."""
+
+    def copy(self, start: int, size: int, writable: bool) -> memoryview:
+        """Return a copy of these bytes. The owner gets changes of a ``writable`` one before any later pinned write."""
+
+    def pin(self, start: int, size: int, form: str) -> memoryview:
+        """Return a stand-in for a typed view, whose every access is a request: it has items, slices and `release`."""
+
+    def offset_of(self, pin: memoryview) -> int | None:
+        """Return where the bytes of a pinned view begin in these; None if they are not among them."""
+
+
+class _Region:
+    __slots__ = ("base", "pins", "remote", "size", "view", "writable")
+
+    def __init__(self, base: int, content: memoryview | RemoteBytes, writable: bool) -> None:
         self.base = base
-        self.size = len(view)
-        self.view = view
+        self.size = len(content)
+        self.view = content if isinstance(content, memoryview) else memoryview(b"")
+        self.remote = None if isinstance(content, memoryview) else content
         self.writable = writable
         self.pins: dict[int, memoryview] = {}
+
+    @property
+    def content(self) -> memoryview | RemoteBytes:
+        return self.view if self.remote is None else self.remote
+
+
+def part_of(content: memoryview | RemoteBytes, start: int, end: int) -> memoryview | RemoteBytes:
+    """Return a range of the memory."""
+    return content[start:end] if isinstance(content, memoryview) else content.part(start, end)
+
+
+def view_of(content: memoryview | RemoteBytes, writable: bool) -> memoryview:
+    """Return a view of all of the memory. Raises MemoryFault."""
+    return content if isinstance(content, memoryview) else content.copy(0, len(content), writable)
 
 
 def no_region() -> tuple[int, memoryview, bool]:
@@ -84,8 +132,11 @@ class MappedMemory:
         self._view = memoryview(b"")
         self._writable = False
 
-    def add(self, addr: Addr, buffer: memoryview, *, writable: bool = True) -> None:
-        """Map ``buffer`` (a flat byte view) at ``addr``. Raises ValueError if it overlaps another region."""
+    def add(self, addr: Addr, buffer: memoryview | RemoteBytes, *, writable: bool = True) -> None:
+        """Map ``buffer``, a flat byte view or remote bytes, at ``addr``.
+
+        Raises ValueError if it overlaps another region.
+        """
         if addr < 0 or addr + len(buffer) > ADDRESS_END:
             raise ValueError(f"region at {addr:#x} of {len(buffer)} bytes leaves the 64-bit address space")
         if any(addr < r.base + r.size and r.base < addr + len(buffer) for r in self._regions):
@@ -113,6 +164,15 @@ class MappedMemory:
         """Address and bytes of every region, ascending."""
         return tuple((r.base, r.size) for r in self._regions)
 
+    def contents(self, addr: int, size: int) -> list[tuple[Addr, memoryview | RemoteBytes]]:
+        """Return the memory in a range, as its address and its bytes; this is no access."""
+        ranges = [(r, max(addr, r.base), min(addr + size, r.base + r.size)) for r in self._regions]
+        return [
+            (Addr(low), part_of(region.content, low - region.base, high - region.base))
+            for region, low, high in ranges
+            if low < high
+        ]
+
     @property
     def pinned(self) -> int:
         """Number of pinned views."""
@@ -134,6 +194,8 @@ class MappedMemory:
         if addr + size > region.base + region.size:
             raise self._fail(addr, size, writable, "the range crosses the end of its region")
         start = addr - region.base
+        if region.remote is not None:
+            return region.remote.copy(start, size, writable)
         return region.view[start : start + size]
 
     def segments(self, addr: Addr, size: int, writable: bool = False, /) -> list[memoryview]:
@@ -142,14 +204,21 @@ class MappedMemory:
             region = self._find(addr, size, writable)
             start = addr - region.base
             part = min(size, region.size - start)
-            views.append(region.view[start : start + part])
+            if region.remote is not None:
+                views.append(region.remote.copy(start, part, writable))
+            else:
+                views.append(region.view[start : start + part])
             addr, size = Addr(addr + part), size - part
         return views
 
     def pin(self, addr: Addr, size: int, form: str, /) -> memoryview:
-        typed = self.view(addr, size, True).cast(form)  # type: ignore[call-overload]
-        self._find(addr, size, True).pins[id(typed)] = typed
-        return typed  # type: ignore[no-any-return]
+        region = self._find(addr, size, True)
+        if region.remote is not None and addr + size <= region.base + region.size:
+            typed = region.remote.pin(addr - region.base, size, form)
+        else:
+            typed = self.view(addr, size, True).cast(form)  # type: ignore[call-overload]
+        region.pins[id(typed)] = typed
+        return typed
 
     def unpin(self, view: memoryview, /) -> None:
         for region in self._regions:
@@ -162,8 +231,9 @@ class MappedMemory:
             if region.base <= addr < region.base + region.size:
                 if write and not region.writable:
                     raise self._fail(addr, size, write, "the region is read-only")
-                self._base, self._size = region.base, region.size
-                self._view, self._writable = region.view, region.writable
+                if region.remote is None:
+                    self._base, self._size = region.base, region.size
+                    self._view, self._writable = region.view, region.writable
                 return region
         raise self._fail(addr, size, write, "no memory there")
 

@@ -13,7 +13,7 @@ import trio
 from drivers.contracts.ipc import FdSocket, Handle, Unusable
 from drivers.errors import DriverError
 
-__all__ = ["FrameAssembler", "ProtocolError", "SessionStatistics", "receive_message", "within"]
+__all__ = ["FrameAssembler", "ProtocolError", "SessionStatistics", "no_progress", "receive_message", "within"]
 
 M = TypeVar("M")
 T = TypeVar("T")
@@ -130,15 +130,16 @@ async def receive_message(
                 return message
             if not partial and not first:
                 scope.deadline = trio.current_time() + deadline
-    raise _no_progress(deadline, peer)
+    raise no_progress(deadline, peer)
 
 
 async def within(deadline: float, peer: str, call: Callable[[], Awaitable[T]]) -> T:
     """Return the result of ``call``. Raises ProtocolError if the ``peer`` makes it last more than ``deadline`` s."""
     with trio.move_on_after(deadline):
         return await call()
-    raise _no_progress(deadline, peer)
+    raise no_progress(deadline, peer)
 
 
-def _no_progress(deadline: float, peer: str) -> ProtocolError:
+def no_progress(deadline: float, peer: str) -> ProtocolError:
+    """Return the error for a ``peer`` that made no progress for ``deadline`` seconds."""
     return ProtocolError(f"the {peer} made no progress for {deadline:g} s")

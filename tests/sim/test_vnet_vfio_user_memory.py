@@ -12,6 +12,8 @@ import trio.lowlevel
 import trio.testing
 
 from drivers.transports.pci.registers import Common
+from rings.errors import MemoryFault
+from rings.memory import Addr
 from rings.status import Status
 from support.rigs.vfio_user import MIB, C, open_bench, plug
 from support.rigs.vfio_user_hostile import refuses
@@ -95,13 +97,14 @@ async def test_memory_of_another_kind_is_refused() -> None:
         await client.share()
 
 
-async def test_memory_without_a_descriptor_and_read_only_memory_are_not_written() -> None:
+async def test_read_only_memory_is_not_written() -> None:
     async with open_bench(plug()) as bench, bench.client() as client:
         await client.do(C.DMA_MAP, client.mapping(flags=1), [client.memory.fd])
-        await client.do(C.DMA_MAP, DmaMap(32, 3, 0, 0, PAGE))
-        [window] = [bench.server.memory]
-        assert window.view(client.memory.base, PAGE).readonly
-        assert window.ranges == ((client.memory.base, MIB),)
+        assert bench.server.memory.view(client.memory.base, PAGE).readonly
+        await client.do(C.DMA_MAP, DmaMap(32, 1, 0, 0, PAGE))
+        for start in (client.memory.base, Addr(0)):
+            with pytest.raises(MemoryFault, match="did not share"):
+                bench.server.memory.view(start, PAGE, True)
 
 
 @pytest.mark.hostile("W08")

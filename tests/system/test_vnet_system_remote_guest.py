@@ -36,6 +36,7 @@ device = {{ store = "file", path = "{folder}/disk.img" }}
 def test_a_guest_uses_all_functions_of_a_link_and_another_guest_after_it(
     guest_kernel: GuestKernel, new_qemu: Sequence[str], tmp_path: Path
 ) -> None:
+    """The first one is killed. The second one keeps its memory: our device accesses it by messages."""
     file, image, prefix = tmp_path / "guest.toml", tmp_path / "disk.img", f"t{os.getpid()}-guest"
     file.write_text(TOPOLOGY.format(folder=tmp_path))
     image.write_bytes(os.urandom(SIZE))
@@ -46,7 +47,7 @@ def test_a_guest_uses_all_functions_of_a_link_and_another_guest_after_it(
         up.wait_for(READY)
         assert "in another process" in vnet("show", "--name", prefix, "--all").stdout
         for turn in range(2):
-            guest = Guest(guest_kernel, tmp_path / f"guest{turn}", devices, qemu=new_qemu)
+            guest = Guest(guest_kernel, tmp_path / f"guest{turn}", devices, qemu=new_qemu, share=not turn)
             try:
                 whole = hashlib.md5(image.read_bytes()).hexdigest()
                 assert guest.run("md5sum /dev/vda").split()[0] == whole
@@ -58,6 +59,7 @@ def test_a_guest_uses_all_functions_of_a_link_and_another_guest_after_it(
                 shown = vnet("show", "--name", prefix, "--all").stdout
                 for part in ("device net0: net over pci on pcie0", "connected", ": up", "DRIVER_OK"):
                     assert part in shown
+                guest.process.kill()
             finally:
                 guest.close()
         assert up.end(signal.SIGTERM) == 0, up.text

@@ -46,8 +46,11 @@ class Guest:
         boot: str = "",
         wait: bool = True,
         qemu: Sequence[str] = ("qemu-system-x86_64",),
+        share: bool = True,
     ) -> None:
         """Start ``qemu`` with the arguments ``devices`` and ``boot`` on the kernel's command line.
+
+        With ``share``, its memory is a file that back ends can map.
 
         Without ``wait`` the caller calls `wait_up`. Raises GuestError.
         """
@@ -60,7 +63,7 @@ class Guest:
             *("-nodefaults", "-no-user-config", "-display", "none"),
             *("-kernel", str(kernel.executable), "-initrd", str(kernel.initrd)),
             *("-append", f"console=ttyS0 panic=-1 quiet mitigations=off no_timer_check {boot}".rstrip()),
-            *shared(memory),
+            *(shared(memory) if share else ()),
             *("-serial", f"file:{self.log}", "-serial", f"unix:{self._shell_path},server=on,wait=off"),
             *("-qmp", f"unix:{self._monitor_path},server=on,wait=off"),
             *devices,

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from drivers.contracts.hw import LinkEvents
 from rings.errors import MemoryFault
-from rings.memory import Addr, Memory
+from rings.memory import Addr, Memory, RemoteBytes
 from rings.observers.meter import Meter
 from vnet.views.link import LinkStatistics
 
@@ -27,12 +27,11 @@ __all__ = [
     "RootPort",
     "Window",
     "all_ones",
-    "clip",
 ]
 
 Fault = Callable[[int, int, bool], MemoryFault]
 """Makes the error of a refused access from its address, size in bytes and whether it was a write."""
-Region = tuple[Addr, memoryview]
+Region = tuple[Addr, memoryview | RemoteBytes]
 """Memory of one end, and its address on the link."""
 
 
@@ -178,8 +177,5 @@ class RangedMemory(Memory, Protocol):
     def ranges(self) -> tuple[tuple[int, int], ...]:
         """Address and bytes of every region, ascending."""
 
-
-def clip(memory: RangedMemory, addr: int, size: int) -> list[Region]:
-    """Return the parts of ``memory`` in the range, for a window over it."""
-    parts = ((max(addr, base), min(addr + size, base + length)) for base, length in memory.ranges)
-    return [(Addr(low), memory.view(Addr(low), high - low)) for low, high in parts if low < high]
+    def contents(self, addr: int, size: int) -> list[Region]:
+        """Return the memory in a range, for a window over it; this is no access."""

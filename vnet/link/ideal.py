@@ -8,7 +8,7 @@ import attrs
 
 from drivers.contracts.hw import LinkEvents
 from rings.errors import MemoryFault
-from rings.memory import Addr, MappedMemory
+from rings.memory import Addr, MappedMemory, RemoteBytes
 from rings.observers.meter import Meter
 from vnet.errors import LinkDown
 from vnet.link.base import (
@@ -70,33 +70,34 @@ class _LinkWindow(MappedMemory):
         self._forget_window: Callable[[_LinkWindow], object] | None = forget
 
     def regions(self) -> Sequence[Region]:
-        return [(Addr(region.base), region.view) for region in self._regions]
+        return self.contents(self.start, self.end - self.start)
 
     def overlaps(self, direction: Direction, start: int, size: int) -> bool:
         """Return whether the window overlaps the range."""
         return self._direction is direction and self.start < start + size and start < self.end
 
     def show(self, regions: Iterable[Region]) -> None:
-        """Add memory of the other end; read-only views stay read-only."""
-        for base, view in regions:
-            self.add(base, view, writable=not view.readonly)
+        """Add memory of the other end; read-only memory stays read-only."""
+        for base, content in regions:
+            self.add(base, content, writable=not content.readonly)
 
     def replace(self, start: int, end: int, regions: Iterable[Region]) -> None:
         """Replace the regions that begin in the range, and keep the pins of memory that is still in its place."""
-        kept: list[tuple[Addr, memoryview]] = []
+        kept: list[tuple[int, memoryview]] = []
         for region in [region for region in self._regions if start <= region.base < end]:
-            at = region.base - (address_of(region.view) if region.pins else 0)
-            kept += [(Addr(at + address_of(pin)), pin) for pin in region.pins.values()]
+            for pin in region.pins.values():
+                offset = _offset(region.content, pin)
+                assert offset is not None  # it is pinned there
+                kept.append((region.base + offset, pin))
             region.pins.clear()
             self.remove(Addr(region.base))
         self.show(regions)
         for addr, pin in kept:
-            try:
-                stays = address_of(super().view(addr, pin.nbytes, True)) == address_of(pin)
-            except MemoryFault:
-                stays = False
-            if stays:
-                self._find(addr, pin.nbytes, True).pins[id(pin)] = pin
+            for region in self._regions:
+                inside = region.base <= addr and addr + pin.nbytes <= region.base + region.size
+                if inside and region.writable and _offset(region.content, pin) == addr - region.base:
+                    region.pins[id(pin)] = pin
+                    break
             else:
                 pin.release()
 
@@ -105,6 +106,14 @@ class _LinkWindow(MappedMemory):
         if forget is not None:  # the first close decides what later accesses raise
             forget(self)
             super().close(fault)
+
+
+def _offset(content: memoryview | RemoteBytes, pin: memoryview) -> int | None:
+    """Return where the bytes of a pinned view begin in ``content``; None if they are other memory."""
+    if not isinstance(content, memoryview):
+        return content.offset_of(pin)
+    plain: object = pin  # or a stand-in, see `rings.memory.RemoteBytes.pin`
+    return address_of(plain) - address_of(content) if isinstance(plain, memoryview) and not content.readonly else None
 
 
 class IdealLink:

@@ -9,7 +9,7 @@ import os
 import select
 import socket
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ __all__ = [
     "mapped_span",
     "notifiers",
     "socket_pair",
+    "wait_any",
 ]
 
 MAX_FDS = 253
@@ -79,6 +80,8 @@ class UnixSocket:
     def __init__(self, connected: socket.socket) -> None:
         """Take ownership of ``connected``."""
         self._socket = trio.socket.from_stdlib_socket(connected)
+        self.instant = InstantSocket(connected)
+        """The same socket without waiting."""
 
     async def receive(self, limit: int) -> tuple[bytes, list[Handle]]:
         try:
@@ -191,9 +194,7 @@ class InstantSocket:
 
         ``timeout`` is in seconds.
         """
-        poll = select.poll()
-        poll.register(self._socket, events)
-        return bool(poll.poll(timeout * 1000))
+        return wait_any([(self, events)], timeout)
 
     def shut_down(self) -> None:
         """End the connection in both directions, which wakes each task that waits for the socket."""
@@ -204,6 +205,14 @@ class InstantSocket:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def wait_any(sockets: Iterable[tuple[InstantSocket, int]], timeout: float) -> bool:
+    """Block this process until a socket is ready for its events; False after ``timeout`` seconds."""
+    poll = select.poll()
+    for each, events in sockets:
+        poll.register(each.fileno(), events)
+    return bool(poll.poll(timeout * 1000))
 
 
 class Mapping:
@@ -338,6 +347,12 @@ class LocalIpc:
                 raise
         except (OSError, ValueError, OverflowError) as exc:
             raise Unusable(f"cannot make {size} bytes of shared memory: {exc}") from None
+
+    def instant(self, socket: FdSocket) -> InstantSocket:
+        """Return the same socket for calls that do not wait. Raises TypeError for one of another kind of system."""
+        if not isinstance(socket, UnixSocket):
+            raise TypeError("a socket of another kind of system")
+        return socket.instant
 
     def make_event(self) -> Handle:
         try:

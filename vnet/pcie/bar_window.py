@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import attrs
 
 from rings.errors import MemoryFault
-from rings.memory import Addr, PciAddr
+from rings.memory import Addr, PciAddr, part_of
 from vnet.link.base import Region, Window
 from vnet.linux.memory import full_fence
 from vnet.pcie.outbound import Outbound
@@ -35,7 +35,7 @@ def find_regions(memories: Sequence[tuple[int, BarMemory]], addr: int, size: int
             at = base - memory.addr + start
             low, high = max(addr, at, start), min(addr + size, at + len(view), start + memory.size)
             if low < high:
-                found_regions.append((Addr(low), view[low - at : high - at]))
+                found_regions.append((Addr(low), part_of(view, low - at, high - at)))
     return found_regions
 
 

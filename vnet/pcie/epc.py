@@ -16,7 +16,7 @@ from drivers.contracts.hw import (
     RegisterBlock,
 )
 from rings.errors import MemoryFault
-from rings.memory import Memory, PciAddr
+from rings.memory import Memory, PciAddr, view_of
 from rings.observers.meter import Meter
 from vnet.errors import LinkDown, UnsupportedRequest
 from vnet.link.base import Direction, Fault, Link, Region, all_ones
@@ -287,22 +287,31 @@ class EndpointController:
         return True
 
     def mem_read(self, addr: int, size: int, function: int = 0) -> int | None:
-        for _, view in self.regions(addr, size) if self._memory else ():
+        for _, content in self.regions(addr, size) if self._memory else ():
             for meter in self._meters(addr, size):
                 meter.read(size)
-            return int.from_bytes(view, "little") if len(view) == size else None
+            if len(content) != size:
+                return None
+            try:
+                return int.from_bytes(view_of(content, False), "little")
+            except MemoryFault:
+                return None
         for start, end, block in self._decoder:
             if start <= addr and addr + size <= end:
                 return block.read(addr - start, size) & all_ones(size)
         return None
 
     def mem_write(self, addr: int, size: int, value: int, function: int = 0) -> bool:
-        for _, view in self.regions(addr, size) if self._memory else ():
+        for _, content in self.regions(addr, size) if self._memory else ():
             for meter in self._meters(addr, size):
                 meter.write(size)
-            if len(view) == size:
-                view[:] = (value & all_ones(size)).to_bytes(size, "little")
-            return len(view) == size
+            if len(content) != size:
+                return False
+            try:
+                view_of(content, True)[:] = (value & all_ones(size)).to_bytes(size, "little")
+            except MemoryFault:
+                return False
+            return True
         for start, end, block in self._decoder:
             if start <= addr and addr + size <= end:
                 block.write(addr - start, size, value & all_ones(size))

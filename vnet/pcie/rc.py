@@ -8,7 +8,7 @@ from typing import Protocol
 from drivers.contracts.hw import MAX_FUNCTIONS, DmaMemory
 from rings.errors import MemoryFault
 from rings.memory import Addr
-from vnet.link.base import Direction, Link, RangedMemory, Region, all_ones, clip
+from vnet.link.base import Direction, Link, RangedMemory, Region, all_ones
 from vnet.linux.memory import MSI_BASE
 from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.pcie.interrupts import MSI_SIZE, Interrupts
@@ -67,7 +67,7 @@ class _RootPort:
         return True
 
     def regions(self, addr: int, size: int, function: int) -> Iterable[Region]:
-        return clip(self._rc.memory_of(function), addr, size)
+        return self._rc.memory_of(function).contents(addr, size)
 
     def beyond(self, addr: int, size: int) -> Iterable[tuple[Link, Direction]]:
         return ()

@@ -20,6 +20,19 @@ FLAGS: Mapping[int, IrqFlag] = {
 }
 
 
+class _Ordered:
+    """An eventfd that the client is notified by after all that was written to its memory."""
+
+    def __init__(self, notifier: Notifier, flush: Callable[[], None]) -> None:
+        self._notifier = notifier
+        self._flush = flush
+        self.close = notifier.close
+
+    def notify(self) -> None:
+        self._flush()
+        self._notifier.notify()
+
+
 class _Messages:
     """The eventfds of MSI or MSI-X vectors. The first ones turn it on in the function, with so many vectors."""
 
@@ -82,8 +95,10 @@ class ClientInterrupts:
     As in Linux's VFIO, the client's first use of MSI or MSI-X interrupts turns it on, and no interrupts turn it off.
     """
 
-    def __init__(self, ipc: Ipc, function: PciFunctionHandle) -> None:
+    def __init__(self, ipc: Ipc, function: PciFunctionHandle, flush: Callable[[], None]) -> None:
+        """``flush`` is called before each interrupt."""
         self._ipc = ipc
+        self._flush = flush
         self._function = function
         self._counts: Mapping[int, int] = {
             IrqType.INTX: 1,
@@ -160,7 +175,7 @@ class ClientInterrupts:
     def _take(self, handles: list[Handle]) -> list[Notifier]:
         """Return the handles as eventfds. Raises Refused."""
         try:
-            return notifiers(self._ipc, handles)
+            return [_Ordered(notifier, self._flush) for notifier in notifiers(self._ipc, handles)]
         except Unusable as exc:
             raise Refused(f"DEVICE_SET_IRQS: {exc}") from None
 

@@ -13,6 +13,7 @@ from rings.errors import MemoryFault
 from rings.memory import ADDRESS_END, Addr, MappedMemory
 from vnet.linux.ipc import LocalIpc
 from vnet.vfio_user.constants import MAPS_MAX, DmaFlag
+from vnet.vfio_user.dma import ClientBytes, ClientDma
 from vnet.vfio_user.payloads import DmaMap, DmaUnmap, Refused
 
 __all__ = ["ClientMemory"]
@@ -28,15 +29,14 @@ FileId = tuple[int, int, int]
 class _Mapping:
     request: DmaMap
     file: FileId | None
-    """None: the client passed no file descriptor, so that the device cannot access the memory."""
+    """None: the client passed no file descriptor, so that accesses are messages."""
 
 
 class ClientMemory(MappedMemory):
     """Implements `vnet.pcie.rc.RootMemory`, at the client's DMA addresses. It allocates nothing.
 
     Each file is mapped once and as a whole, so that memory that the client unmaps and maps again is the same memory
-    for the rings in it. Memory without a file descriptor is known, and accesses to it fault: rings access memory
-    without waiting for messages.
+    for the rings in it. Memory without a file descriptor is accessed by messages.
     """
 
     def __init__(self, ipc: LocalIpc, changed: Callable[[int, int], object], reserved: tuple[int, int]) -> None:
@@ -51,6 +51,8 @@ class ClientMemory(MappedMemory):
         self._mappings: dict[int, _Mapping] = {}
         self._files: dict[FileId, SharedMemory] = {}
         self._changed: tuple[int, int] | None = None
+        self.dma: ClientDma | None = None
+        """Access by messages; None without a client."""
 
     @property
     def mappings(self) -> int:
@@ -72,15 +74,21 @@ class ClientMemory(MappedMemory):
             raise Refused(f"DMA_MAP: {request.size:#x} bytes at {start:#x} overlap a mapping", errno.EEXIST)
         if start < self._reserved[1] and self._reserved[0] < end:
             raise Refused(f"DMA_MAP: {request.size:#x} bytes at {start:#x} reach into the interrupt window")
-        file = None
+        file: FileId | None = None
+        content: memoryview | ClientBytes
+        writable = bool(request.flags & DmaFlag.WRITABLE)
         if handle is not None:
             try:
                 file, view = self._open(handle, request)
             except Unusable as exc:
                 raise Refused(f"DMA_MAP: {request.size:#x} bytes at {start:#x}: {exc}") from None
-            writable = bool(request.flags & DmaFlag.WRITABLE)
-            self.add(Addr(start), view if writable else view.toreadonly(), writable=writable)
-            self._note(start, end)
+            content = view if writable else view.toreadonly()
+        elif self.dma is not None:
+            content = ClientBytes(self.dma, start, request.size, readonly=not writable)
+        else:
+            raise Refused(f"DMA_MAP: {request.size:#x} bytes at {start:#x}: no file descriptor")
+        self.add(Addr(start), content, writable=writable)
+        self._note(start, end)
         self._mappings[start] = _Mapping(request, file)
 
     def unmap(self, request: DmaUnmap) -> None:
@@ -112,6 +120,11 @@ class ClientMemory(MappedMemory):
         for file in [file for file in self._files if file not in used]:
             self._files.pop(file).close()
 
+    def flush(self) -> None:
+        """Send what was written to memory that is accessed by messages."""
+        if self.dma is not None:
+            self.dma.flush()
+
     def _open(self, handle: Handle, request: DmaMap) -> tuple[FileId, memoryview]:
         """Return the file and the view of a new mapping. Raises Unusable, Refused."""
         file = self._ipc.identify(handle)
@@ -126,9 +139,8 @@ class ClientMemory(MappedMemory):
     def _end(self, mapping: _Mapping) -> None:
         start = mapping.request.address
         del self._mappings[start]
-        if mapping.file is not None:
-            self.remove(Addr(start))
-            self._note(start, start + mapping.request.size)
+        self.remove(Addr(start))
+        self._note(start, start + mapping.request.size)
 
     def _note(self, start: int, end: int) -> None:
         low, high = self._changed or (ADDRESS_END, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from collections.abc import Mapping
 from enum import Enum
@@ -168,9 +169,20 @@ def parse(message: Message, state: SessionState) -> Payload:
 
 
 def parse_reply(message: Message) -> Payload:
-    """Return the checked body of a reply to a known command. Raises Refused. The message keeps its handles."""
-    kind = MESSAGES[message.command]
-    return _parse(message, kind.reply, kind.reply_fds)
+    """Return the checked body of a reply to a known command. The message keeps its handles.
+
+    Raises Refused if the peer refused the command, ProtocolError if the body is not that of such a reply.
+    """
+    name = command_name(message.command)
+    if message.flags & HeaderFlag.ERROR:
+        why = os.strerror(message.error) if message.error in errno.errorcode else f"error {message.error}"
+        peer = "server" if message.command in MESSAGES else "client"
+        raise Refused(f"{name}: the {peer} refuses it: {why}", message.error)
+    kind = MESSAGES.get(message.command) or SERVER_MESSAGES[message.command]
+    try:
+        return _parse(message, kind.reply, kind.reply_fds)
+    except Refused as exc:
+        raise ProtocolError(f"reply to {exc}") from None
 
 
 def parse_server_command(message: Message) -> Payload:

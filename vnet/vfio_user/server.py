@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Protocol
 
 import trio
 
-from drivers.carriers.framing import ProtocolError, receive_message, within
+from drivers.carriers.framing import ProtocolError
 from drivers.carriers.server import SessionServer
-from drivers.contracts.ipc import FdSocket
+from drivers.contracts.ipc import FdSocket, Handle
 from rings.memory import ADDRESS_END
 from vnet.link.base import Direction, Link
 from vnet.linux.ipc import LocalIpc
 from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.pcie.interrupts import MSI_SIZE
 from vnet.pcie.rc import RootComplex
+from vnet.vfio_user.dma import ClientDma
 from vnet.vfio_user.function import ClientFunction
 from vnet.vfio_user.interrupts import ClientInterrupts
 from vnet.vfio_user.memory import ClientMemory
-from vnet.vfio_user.messages import Assembler, SessionState
+from vnet.vfio_user.messages import Message, SessionState
+from vnet.vfio_user.patience import Patience
+from vnet.vfio_user.server_channel import ServerChannel
 from vnet.vfio_user.session import Doorbell, Session
 
 __all__ = ["ClientReport", "FunctionServer", "VfioUserRoot"]
 
-DEADLINE = 5.0
-"""Seconds that a client may take to send its first message, to finish a message, and to receive a reply."""
 SETTLE = 1.0
 """Seconds without a message after which changed mappings count, even if more of them could follow."""
-PEER = "client"
 MSI_AT = ADDRESS_END - MSI_SIZE
 """Address of the interrupt window on the link. Clients have no memory there."""
 
@@ -53,6 +52,7 @@ class FunctionServer(SessionServer):
         self._ipc = ipc
         self._report = report
         self._session: Session | None = None
+        self._channel: ServerChannel | None = None
         self.doorbells: Sequence[Doorbell] = ()
         """Registers that the client may write by eventfds, without a message."""
         self.handle: PciFunctionHandle | None = None
@@ -71,22 +71,54 @@ class FunctionServer(SessionServer):
 
     async def converse(self, socket: FdSocket) -> None:
         assert self.handle is not None  # `accepts`
-        interrupts = ClientInterrupts(self._ipc, self.handle)
+        interrupts = ClientInterrupts(self._ipc, self.handle, self.memory.flush)
         function = ClientFunction(self.handle, interrupts.program)
-        session = self._session = Session(self._ipc, self.memory, function, interrupts, self.doorbells)
+        self._session = Session(self._ipc, self.memory, function, interrupts, self.doorbells)
+        channel = self._channel = ServerChannel(self._ipc.instant(socket), Patience(), self._serve_meanwhile)
+        self.memory.dma = ClientDma(channel)
         function.reset()
-        assembler = Assembler()
-        try:
-            await self._serve_messages(session, socket, assembler)
-        finally:
-            assembler.close()
+        await self._serve_messages(channel)
+
+    def _serve_meanwhile(self, message: Message) -> None:
+        """Serve a command that arrives while a request to a client waits for its reply. Raises ProtocolError."""
+        assert self._channel is not None
+        data, handles, error = self._serve(message)
+        if message.need_reply:
+            self._channel.post(data, handles)
+        if error is not None:
+            raise error
+
+    def _serve(self, message: Message) -> tuple[bytes, Sequence[Handle], ProtocolError | None]:
+        """Serve a command. Returns the reply, its file descriptors, and why the connection ends after it."""
+        session = self._session
+        assert session is not None
+        self.statistics.messages += 1
+        was_new = session.state is SessionState.NEW
+        data, handles, refusal = session.serve(message)
+        if refusal is None:
+            if was_new:
+                self._report.agreed()
+            return data, handles, None
+        if not was_new:
+            self._report.trouble(str(refusal))
+        return data, handles, ProtocolError(str(refusal)) if was_new else None
 
     async def leave(self) -> None:
         session, self._session = self._session, None
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
         if session is not None:
             session.close()
+        self.memory.dma = None
 
     async def accompany(self) -> None:
+        assert self.memory.dma is not None  # since `converse` began
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.memory.dma.run)
+            nursery.start_soon(self._settle_mappings)
+
+    async def _settle_mappings(self) -> None:
         """Settle changed mappings that no message follows."""
         while True:
             await trio.sleep(SETTLE)
@@ -101,25 +133,19 @@ class FunctionServer(SessionServer):
         if self._session is not None and self._session.link_events:
             self.disconnect()
 
-    async def _serve_messages(self, session: Session, socket: FdSocket, assembler: Assembler) -> None:
+    async def _serve_messages(self, channel: ServerChannel) -> None:
         first = True
-        while (message := await receive_message(socket, assembler, DEADLINE, PEER, first=first)) is not None:
+        while (message := await channel.receive(first=first)) is not None:
             first = False
-            self.statistics.messages += 1
-            was_new = session.state is SessionState.NEW
             try:
-                data, handles, refusal = session.serve(message)
+                data, handles, error = self._serve(message)
                 await self._root.settle()
-                if refusal is None and was_new:
-                    self._report.agreed()
-                elif refusal is not None and not was_new:
-                    self._report.trouble(str(refusal))
                 if message.need_reply:
-                    await within(DEADLINE, PEER, partial(socket.send, data, handles))
+                    await channel.send(data, handles)
             finally:
                 message.close()
-            if refusal is not None and was_new:
-                raise ProtocolError(str(refusal))
+            if error is not None:
+                raise error
 
 
 class VfioUserRoot:

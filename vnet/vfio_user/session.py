@@ -14,6 +14,7 @@ from vnet.linux.ipc import LocalIpc
 from vnet.vfio_user.accesses import RegionRead, RegionWrite, RegionWrites
 from vnet.vfio_user.constants import (
     CAPABILITIES,
+    DATA_MAX,
     IRQ_TYPES,
     LINK_EVENTS,
     REGIONS,
@@ -86,6 +87,7 @@ class Session:
         """
         if message.command not in (Command.DMA_MAP, Command.DMA_UNMAP):
             self._memory.settle()
+        self._memory.flush()
         try:
             payload = parse(message, self.state)
             body, handles = self._HANDLERS[Command(message.command)](self, payload, message)
@@ -108,6 +110,9 @@ class Session:
             raise Refused(f"VERSION: {payload.major}.{payload.minor}: must be {major}.x", errno.EPROTONOSUPPORT)
         fds = payload.capabilities.get("max_msg_fds", 1)
         self._fds_max = fds if isinstance(fds, int) and fds > 0 else 1
+        bytes_max = payload.capabilities.get("max_data_xfer_size", DATA_MAX)
+        if self._memory.dma is not None and isinstance(bytes_max, int) and bytes_max > 0:
+            self._memory.dma.limit(bytes_max)
         self.link_events = payload.capabilities.get(LINK_EVENTS) is True
         multiple = {"write_multiple": True} if payload.capabilities.get("write_multiple") is True else {}
         self.state = SessionState.READY

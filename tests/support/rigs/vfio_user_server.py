@@ -28,11 +28,11 @@ from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.pcie.rc import RootComplex
 from vnet.testing import fds, maps
 from vnet.vfio_user.client.endpoint import RemoteEndpoint
-from vnet.vfio_user.client.patience import Patience
 from vnet.vfio_user.constants import Command
 from vnet.vfio_user.function import ClientFunction
 from vnet.vfio_user.interrupts import ClientInterrupts
 from vnet.vfio_user.messages import Assembler, Message
+from vnet.vfio_user.patience import Patience
 from vnet.vfio_user.server import VfioUserRoot
 from vnet.vfio_user.session import Doorbell, Session
 
@@ -135,9 +135,10 @@ class LyingServer:
             except OSError:
                 return
             self.connections += 1
-            interrupts = ClientInterrupts(self._ipc, self.handle)
+            memory = self._root.servers[0].memory
+            interrupts = ClientInterrupts(self._ipc, self.handle, memory.flush)
             function = ClientFunction(self.handle, interrupts.program)
-            session = Session(self._ipc, self._root.servers[0].memory, function, interrupts, [Doorbell(0, BELL)])
+            session = Session(self._ipc, memory, function, interrupts, [Doorbell(0, BELL)])
             assembler = Assembler(server=True)  # replies to the commands that tests send
             try:
                 self._serve(InstantSocket(self._connected), session, assembler)

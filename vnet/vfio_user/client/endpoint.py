@@ -18,7 +18,7 @@ from vnet.linux.memory import HostMemory
 from vnet.vfio_user.client.channel import Channel
 from vnet.vfio_user.client.function import RemoteFunction
 from vnet.vfio_user.client.layout import negotiate
-from vnet.vfio_user.client.patience import Patience
+from vnet.vfio_user.patience import Patience
 from vnet.vfio_user.payloads import Refused
 from vnet.views.link import RemoteView
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
-
 import attrs
 
 from drivers.carriers.framing import ProtocolError
 from drivers.contracts.ipc import Handle
 from vnet.vfio_user.constants import Command, HeaderFlag
 from vnet.vfio_user.messages import Message, command_name, emit, parse_reply
-from vnet.vfio_user.payloads import Payload, Refused
+from vnet.vfio_user.payloads import Payload
 
 __all__ = ["ClientSession", "Reply"]
 
@@ -58,14 +55,7 @@ class ClientSession:
             raise ProtocolError(f"{name}: reply {message.number}, to request {number}, {command.name}")
         self._waiting = None
         self.unconfirmed = False  # the server handles requests in their order
-        if message.flags & HeaderFlag.ERROR:
-            known = message.error in errno.errorcode
-            why = os.strerror(message.error) if known else f"error {message.error}"
-            raise Refused(f"{name}: the server refuses it: {why}", message.error)
-        try:
-            payload = parse_reply(message)
-        except Refused as exc:
-            raise ProtocolError(f"reply to {exc}") from None
+        payload = parse_reply(message)
         handles, message.handles[:] = [*message.handles], []
         return Reply(payload, handles)
 

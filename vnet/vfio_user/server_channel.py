@@ -1,0 +1,230 @@
+"""The connection of a client: its commands, which a task awaits, and our requests, which block until their reply."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from select import POLLIN, POLLOUT
+
+import trio
+
+from drivers.carriers.framing import ProtocolError, no_progress
+from drivers.contracts.ipc import Handle, Unusable
+from drivers.errors import TransportLost
+from vnet.linux.ipc import InstantSocket, wait_any
+from vnet.vfio_user.constants import Command
+from vnet.vfio_user.messages import Assembler, Message, command_name, emit, parse_reply
+from vnet.vfio_user.patience import Patience
+from vnet.vfio_user.payloads import Payload, Refused
+
+__all__ = ["DEADLINE", "ServerChannel"]
+
+DEADLINE = 5.0
+"""Seconds that a client may take to send its first message, to finish a message, and to receive a reply."""
+PEER = "client"
+MESSAGES_MAX = 1024
+"""Most messages of all clients before the reply to a request."""
+REQUESTS_MAX = 8
+"""Most requests without a reply: each further one is made by a command that arrived instead of a reply."""
+
+
+_CHANNELS: trio.lowlevel.RunVar[list[ServerChannel]] = trio.lowlevel.RunVar("channels")
+
+
+def _channels() -> list[ServerChannel]:
+    """Return all connections of this event loop: several may be of one client."""
+    try:
+        return _CHANNELS.get()
+    except LookupError:
+        _CHANNELS.set([])
+        return _CHANNELS.get()
+
+
+class ServerChannel:
+    """A connection. `receive` and `send` are for its task; `request` blocks, and serves commands meanwhile.
+
+    A client may wait for the reply to a command, of this or another function, before it answers a request, as QEMU
+    does: commands at all connections are served. All calls raise
+    ProtocolError if the client violates the protocol or is silent, TransportLost if it hangs up; then the connection
+    has ended, and they raise it again.
+    """
+
+    def __init__(self, socket: InstantSocket, patience: Patience, serve: Callable[[Message], None]) -> None:
+        """``socket`` stays its owner's. ``serve`` handles a command that arrives instead of a reply."""
+        self._socket = socket
+        self._patience = patience
+        self._serve = serve
+        self._assembler = Assembler(server=True)
+        self._outgoing: deque[tuple[memoryview, Sequence[Handle]]] = deque()
+        self._number = 0
+        self._requests: dict[int, Command] = {}
+        """Requests without a reply."""
+        self._replies: dict[int, Payload | Refused] = {}
+        self._scope = trio.CancelScope()
+        """Scope of the wait for a message; its deadline is that of the message."""
+        self._end: ProtocolError | TransportLost | None = None
+        _channels().append(self)
+
+    async def receive(self, *, first: bool) -> Message | None:
+        """Return the client's next command; None at the end of the stream."""
+        with trio.CancelScope() as self._scope:
+            if first or self._assembler.partial:
+                self._scope.deadline = trio.current_time() + DEADLINE
+            await trio.lowlevel.checkpoint()
+            while True:
+                self._check()
+                try:
+                    message = self._receive_now()
+                except BlockingIOError:
+                    await trio.lowlevel.wait_readable(self._socket.fileno())
+                    continue
+                except EOFError:
+                    if self._assembler.partial:
+                        raise self.end(ProtocolError("the connection ended in the middle of a message")) from None
+                    return None
+                if message is not None:
+                    if message.is_reply:
+                        message.close()
+                        raise self.end(ProtocolError(f"{command_name(message.command)}: a reply without a request"))
+                    return message
+                if not first and self._scope.deadline == math.inf:
+                    self._scope.deadline = trio.current_time() + DEADLINE
+        raise self.end(no_progress(DEADLINE, PEER))
+
+    async def send(self, data: bytes, handles: Sequence[Handle] = ()) -> None:
+        self._outgoing.append((memoryview(data), handles))
+        with trio.move_on_after(DEADLINE):
+            while not self._flush():
+                await trio.lowlevel.wait_writable(self._socket.fileno())
+            return
+        raise self.end(no_progress(DEADLINE, PEER))
+
+    def post(self, data: bytes, handles: Sequence[Handle] = ()) -> None:
+        """Send later, and before any other message."""
+        self._outgoing.append((memoryview(data), handles))
+
+    def request(self, command: Command, payload: Payload) -> Payload:
+        """Return the body of the reply to a request; this process does nothing but serve the client until then.
+
+        Raises Refused.
+        """
+        self._check()
+        if len(self._requests) >= REQUESTS_MAX:
+            raise self.end(ProtocolError(f"{command.name}: {REQUESTS_MAX} requests wait for replies already"))
+        self._number = (self._number + 1) & 0xFFFF
+        number = self._number
+        self._requests[number] = command
+        self.post(emit(number, command, payload))
+        try:
+            return self._wait(number, command)
+        finally:
+            del self._requests[number]
+
+    def close(self) -> None:
+        """End the connection; the socket is its owner's to close."""
+        self.end(TransportLost("the connection is closed"))
+        self._assembler.close()
+        self._outgoing.clear()
+        _channels().remove(self)
+
+    def _wait(self, number: int, command: Command) -> Payload:
+        spent, messages = 0.0, 0
+        while number not in self._replies:
+            self._check()
+            channels = [channel for channel in _channels() if channel._end is None]
+            arrived = sum([channel._advance() for channel in channels])
+            messages += arrived
+            if messages > MESSAGES_MAX:
+                raise self.end(ProtocolError(f"{command.name}: {MESSAGES_MAX} messages before its reply"))
+            if arrived or number in self._replies:
+                continue
+            waits = [(channel._socket, channel._events) for channel in channels if channel._end is None]
+            took = self._patience.wait(lambda timeout: wait_any(waits, timeout), spent)  # noqa: B023
+            if took is None:
+                raise self.end(ProtocolError(f"{command.name}: the client takes too long to answer"))
+            spent += took
+        reply = self._replies.pop(number)
+        if isinstance(reply, Refused):
+            raise reply
+        return reply
+
+    @property
+    def _events(self) -> int:
+        return POLLIN | POLLOUT if self._outgoing else POLLIN
+
+    def _advance(self) -> bool:
+        """Send and receive without waiting, for a request of any connection; return whether a message arrived."""
+        try:
+            self._flush()
+            message = self._receive_now()
+            self._scope.deadline = trio.current_time() + DEADLINE if message is None else math.inf
+            if message is None:
+                return True
+            if message.is_reply:
+                self._take(message)
+            else:
+                try:
+                    self._serve(message)
+                finally:
+                    message.close()
+        except BlockingIOError:
+            return False
+        except EOFError:
+            self.end(TransportLost("the client hung up"))
+        except (ProtocolError, TransportLost) as exc:
+            self.end(exc)
+        return True
+
+    def _take(self, message: Message) -> None:
+        """Keep the reply to a request."""
+        try:
+            if self._requests.get(message.number) != message.command or message.number in self._replies:
+                raise ProtocolError(f"{command_name(message.command)}: reply {message.number}: no such request waits")
+            self._replies[message.number] = parse_reply(message)
+        except Refused as exc:
+            self._replies[message.number] = exc
+        except ProtocolError as exc:
+            raise self.end(exc) from None
+        finally:
+            message.close()
+
+    def _receive_now(self) -> Message | None:
+        """Return the message that what has arrived completes, if it does. Raises BlockingIOError, EOFError."""
+        try:
+            data, handles = self._socket.receive(self._assembler.missing)
+            if not data:
+                raise EOFError
+            return self._assembler.feed(data, handles)
+        except (ProtocolError, TransportLost) as exc:
+            raise self.end(exc) from None
+        except Unusable as exc:
+            raise self.end(ProtocolError(str(exc))) from None
+
+    def _flush(self) -> bool:
+        """Send as much as there is room for; return whether that is all."""
+        self._check()
+        while self._outgoing:
+            data, handles = self._outgoing[0]
+            try:
+                sent = self._socket.send(data, handles)
+            except BlockingIOError:
+                return False
+            except TransportLost as exc:
+                raise self.end(exc) from None
+            if sent == len(data):
+                self._outgoing.popleft()
+            else:
+                self._outgoing[0] = data[sent:], ()  # descriptors are sent with the first byte
+        return True
+
+    def _check(self) -> None:
+        if self._end is not None:
+            raise self._end
+
+    def end(self, cause: ProtocolError | TransportLost) -> ProtocolError | TransportLost:
+        """End the connection, for this cause unless it has ended before; return the cause."""
+        if self._end is None:
+            self._end = cause
+            self._socket.shut_down()
+        return self._end
