@@ -12,12 +12,14 @@ from drivers.flow.figures import RequestFigures
 from drivers.flow.pump import AGAIN, END, QUEUE, Wait, pump
 from drivers.storage.workers import Job, Workers
 from rings.chain import Chain
-from rings.queue import Vringh, getdesc
+from rings.queue import Vringh
 
 __all__ = ["JobFlow"]
 
 BUDGET = 64
 """Maximum requests per batch."""
+TAKEN = 16
+"""Maximum requests taken from the ring at a time; one, while they are large: few of them fit a batch."""
 BUDGET_BYTES = 1 << 20
 """Maximum bytes per batch."""
 UNIT = 16 << 10
@@ -39,17 +41,19 @@ class JobFlow(ABC, Generic[R]):
         self._ring = queue.ring
         self._results: deque[Job[R]] = deque()
         self._in_progress = 0
+        self._completed: list[tuple[int, int]] = []
+        self._limit = TAKEN
         self.serving = False
         """Whether the flow takes requests: from the start of the ring until it stops or breaks."""
 
     # Implemented by each device type.
 
     @abstractmethod
-    def begin(self, ring: Vringh, chain: Chain) -> int:
+    def begin(self, chain: Chain) -> int:
         """Answer a request or submit a job for it. Returns the bytes that it moves. Raises BadChain."""
 
     @abstractmethod
-    def end(self, ring: Vringh, job: Job[R]) -> None:
+    def end(self, job: Job[R]) -> None:
         """Answer the request of a completed job."""
 
     # Common to all.
@@ -81,18 +85,41 @@ class JobFlow(ABC, Generic[R]):
             return 0, QUEUE
         if not self.serving and not (self._in_progress and self.attached()):
             return 0, END
-        moved, size = self._answer_results(), 0
-        begin = self.begin
-        while moved < BUDGET and size < BUDGET_BYTES:
-            chain = getdesc(ring)
-            if chain is None:
-                return moved, QUEUE
-            moved += 1
-            done = begin(ring, chain)
-            size += done
-            if done >= UNIT:
-                ring.spend(done // UNIT)
-        return moved, AGAIN
+        try:
+            moved, size = self._answer_results(), 0
+            while moved < BUDGET and size < BUDGET_BYTES:
+                chains = ring.getdescs(min(self._limit, BUDGET - moved))
+                if not chains:
+                    return moved, QUEUE
+                count, begun = self._begin_each(ring, chains)
+                moved += count
+                size += begun
+            return moved, AGAIN
+        finally:
+            if self._completed:
+                completed, self._completed = self._completed, []
+                ring.complete_each(completed)
+
+    def _begin_each(self, ring: Vringh, chains: Sequence[Chain]) -> tuple[int, int]:
+        """Begin requests until one is large; put the chains behind that back. Returns requests and bytes begun."""
+        begin, size, count, self._limit = self.begin, 0, 0, TAKEN
+        try:
+            for chain in chains:
+                count += 1
+                done = begin(chain)
+                size += done
+                if done >= UNIT:
+                    ring.spend(done // UNIT)
+                    self._limit = 1
+                    break
+        finally:
+            if count < len(chains):
+                ring.abandon(len(chains) - count)
+        return count, size
+
+    def complete(self, head: int, written: int) -> None:
+        """Mark a chain as used, with ``written`` bytes, at the end of this batch."""
+        self._completed.append((head, written))
 
     def submit_job(self, job: Job[R]) -> None:
         """Submit a job to the workers."""
@@ -118,6 +145,5 @@ class JobFlow(ABC, Generic[R]):
         for _ in range(count):
             job = self._results.popleft()
             self._in_progress -= 1
-            assert self._ring is not None
-            self.end(self._ring, job)
+            self.end(job)
         return count

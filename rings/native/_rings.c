@@ -1,4 +1,4 @@
-/* The plain path of the rings: chains of one descriptor, by the batch.
+/* The plain path of the rings: chains of one descriptor, and those in an indirect table, by the batch.
  *
  * Each function is the loop of one Python method of rings/split or rings/packed, over the same objects: the pinned
  * views of the ring, and the lists with the state of chains in flight. A function stops before the first chain that is
@@ -24,7 +24,9 @@ typedef long long Int; /* any number that Python hands over: all are below 2^63 
 /* VIRTIO 1.4, 2.7.5 and 2.8.13 */
 enum { NEXT = 1, WRITE = 2, INDIRECT = 4, AVAIL = 1 << 7, USED = 1 << 15, HANDS = AVAIL | USED };
 enum { AVAIL_RING = 2 }; /* 16-bit words before the entries of an available ring */
+enum { DESC = 16 };      /* bytes of a descriptor */
 #define SEGMENT_MAX 0xFFFFFFFFLL
+#define CHAIN_MAX 0x100000000ULL
 
 /* ---------------------------------------------------------------- arguments */
 
@@ -146,6 +148,81 @@ static int take_region(PyObject *const *args, Region *region)
 static int in_region(const Region *region, uint64_t addr, uint64_t size)
 {
     return addr >= region->base && addr - region->base <= region->size && size <= region->size - (addr - region->base);
+}
+
+/* Memory of indirect tables and buffers: a region, the view of all of it, its bytes, and whether they may be written.
+ *
+ * A table has at most `longest` entries. Its flags are at bit 48 of their word if `packed`, else at 32. */
+typedef struct {
+    Region region;
+    PyObject *view;
+    Py_buffer bytes;
+    Int may_write, longest;
+    int packed;
+} Tables;
+
+/* Take base, view, may_write and longest. Release `bytes` afterwards. */
+static int take_tables(PyObject *const *args, int packed, Tables *tables)
+{
+    Int v[2];
+    tables->view = args[1];
+    tables->packed = packed;
+    tables->region.base = PyLong_AsUnsignedLongLong(args[0]);
+    if (PyErr_Occurred() || !take_ints(args + 2, 2, v) || PyObject_GetBuffer(args[1], &tables->bytes, PyBUF_SIMPLE) < 0)
+        return 0;
+    tables->region.size = (uint64_t)tables->bytes.len;
+    tables->may_write = v[0];
+    tables->longest = v[1];
+    return 1;
+}
+
+/* Append a view of a descriptor's buffer to a list. Returns 0 if Python has to judge it, -1 with an exception. */
+static int append_view(PyObject *list, const Tables *tables, uint64_t addr, uint64_t size)
+{
+    if (size == 0)
+        return 1;
+    if (!in_region(&tables->region, addr, size))
+        return 0;
+    const Py_ssize_t at = (Py_ssize_t)(addr - tables->region.base);
+    PyObject *part = PySequence_GetSlice(tables->view, at, at + (Py_ssize_t)size);
+    const int done = part != NULL && PyList_Append(list, part) == 0;
+    Py_XDECREF(part);
+    return done ? 1 : -1;
+}
+
+/* Append the chain (ident, [readable views], [writable views]) of the indirect table at `addr`, whose entries are in
+ * order. Returns the number of its descriptors; 0 if Python has to judge it, -1 with an exception. */
+static Int append_table(PyObject *chains, const Tables *tables, Int ident, uint64_t addr, uint64_t size)
+{
+    const char *table = (const char *)tables->bytes.buf + (addr - tables->region.base);
+    const Int entries = (Int)(size / DESC);
+    if (size % DESC || !entries || entries > tables->longest || !in_region(&tables->region, addr, size)
+        || (uintptr_t)table % 8)
+        return 0;
+    PyObject *parts[] = {PyList_New(0), PyList_New(0)};
+    int plain = parts[0] != NULL && parts[1] != NULL ? 1 : -1, wrote = 0;
+    uint64_t total = 0;
+    Int count = 0;
+    for (int last = 0; plain == 1 && !last; count++) {
+        const _Atomic uint64_t *entry = (const _Atomic uint64_t *)(const void *)(table + DESC * count);
+        const uint64_t start = atomic_load_explicit(entry, memory_order_relaxed);
+        const uint64_t word = atomic_load_explicit(entry + 1, memory_order_relaxed);
+        const uint64_t flags = word >> (tables->packed ? 48 : 32), length = word & SEGMENT_MAX;
+        last = tables->packed ? count + 1 == entries : !(flags & NEXT);
+        plain = (total += length) <= CHAIN_MAX && !(wrote && !(flags & WRITE));
+        if (!tables->packed) /* those of a packed ring have no flag but WRITE */
+            plain = plain && !(flags & INDIRECT) && (last || (count + 1 < entries && word >> 48 == (uint64_t)count + 1));
+        wrote = (flags & WRITE) != 0;
+        if (plain && (tables->may_write || !wrote))
+            plain = append_view(parts[wrote], tables, start, length);
+        else
+            plain = 0;
+    }
+    if (plain == 1 && !append_tuple(chains, PyLong_FromLongLong(ident), Py_NewRef(parts[0]), Py_NewRef(parts[1]), 3))
+        plain = -1;
+    Py_XDECREF(parts[0]);
+    Py_XDECREF(parts[1]);
+    return plain == 1 ? count : plain;
 }
 
 /* The chains that a device completes. `done` has tuples that start with the head; `written` is their second item,
@@ -287,6 +364,51 @@ without_avail:
     if (chains != NULL && PyErr_Occurred())
         Py_CLEAR(chains);
     return chains;
+}
+
+/* split_tables(desc, avail, states, in_flight, base, view, may_write, longest, num, first, count, batch, budget)
+ *     -> ([(head, [readable views], [writable views])], budget left)
+ *
+ * `SplitVringh.getdescs` as `split_take`, for chains in indirect tables. */
+static PyObject *split_tables(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t given)
+{
+    Int v[5];
+    Tables tables;
+    Py_buffer desc, avail;
+    if (!has_count(given, 13) || !take_ints(args + 8, 5, v) || !take_tables(args + 4, 0, &tables))
+        return NULL;
+    const Int num = v[0], first = v[1], count = v[2], batch = v[3];
+    Int budget = v[4];
+    PyObject *states = args[2], *chains = NULL;
+    if (!borrow(args[0], &desc, 2 * num, 8))
+        goto without_desc;
+    if (!borrow(args[1], &avail, AVAIL_RING + num, 2))
+        goto without_avail;
+    chains = PyList_New(0);
+    atomic_thread_fence(memory_order_acquire); /* after the caller's load of the available index */
+    for (Int entry = first; chains != NULL && entry < first + count && budget > 0; entry++) {
+        int failed = 0;
+        const Int head = load16(&avail, AVAIL_RING + (entry & (num - 1)));
+        if (head >= num || get_int(states, head, &failed) >= batch)
+            break;
+        const uint64_t addr = load64(&desc, 2 * head), word = load64(&desc, 2 * head + 1);
+        if ((word >> 32 & (NEXT | INDIRECT)) != INDIRECT)
+            break;
+        const Int descs = failed ? -1 : append_table(chains, &tables, head, addr, word & SEGMENT_MAX);
+        if (descs == 0)
+            break;
+        if (descs < 0 || !set_item(states, head, args[3]))
+            Py_CLEAR(chains);
+        budget -= descs;
+    }
+    PyBuffer_Release(&avail);
+without_avail:
+    PyBuffer_Release(&desc);
+without_desc:
+    PyBuffer_Release(&tables.bytes);
+    if (chains != NULL && PyErr_Occurred())
+        Py_CLEAR(chains);
+    return chains == NULL ? NULL : Py_BuildValue("(NL)", chains, budget);
 }
 
 /* split_complete(elems, states, in_flight, batch, done, num, used, count, unwritten) -> whether Python need not
@@ -449,6 +571,49 @@ static PyObject *packed_take(PyObject *Py_UNUSED(self), PyObject *const *args, P
     return chains;
 }
 
+/* packed_tables(desc, states, counts, in_flight, base, view, may_write, longest, num, slot, lap, limit, batch, budget)
+ *     -> ([(buffer id, [readable views], [writable views])], budget left)
+ *
+ * `PackedVringh.getdescs` as `packed_take`, for chains in indirect tables. */
+static PyObject *packed_tables(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t given)
+{
+    Int v[6];
+    Tables tables;
+    Py_buffer desc;
+    if (!has_count(given, 14) || !take_ints(args + 8, 6, v) || !take_tables(args + 4, 1, &tables))
+        return NULL;
+    const Int num = v[0], limit = v[3], batch = v[4];
+    Int slot = v[1], lap = v[2], budget = v[5];
+    PyObject *states = args[1], *chains = NULL;
+    if (!borrow(args[0], &desc, 2 * num, 8))
+        goto without_desc;
+    chains = PyList_New(0);
+    for (Int at = 0; chains != NULL && at < limit && slot < num && budget > 0; at++) {
+        int failed = 0;
+        const uint64_t word = load64(&desc, 2 * slot + 1);
+        const Int ident = word >> 32 & 0xFFFF;
+        if ((word >> 48 & (HANDS | NEXT | INDIRECT)) != (available(lap) | INDIRECT))
+            break;
+        atomic_thread_fence(memory_order_acquire); /* the address is valid once the flags say so */
+        const uint64_t addr = load64(&desc, 2 * slot);
+        if (ident >= num || get_int(states, ident, &failed) >= batch)
+            break;
+        const Int descs = failed ? -1 : append_table(chains, &tables, ident, addr, word & SEGMENT_MAX);
+        if (descs == 0)
+            break;
+        if (descs < 0 || !set_item(states, ident, args[3]) || !set_int(args[2], ident, 1))
+            Py_CLEAR(chains);
+        budget -= descs;
+        step(&slot, &lap, num);
+    }
+    PyBuffer_Release(&desc);
+without_desc:
+    PyBuffer_Release(&tables.bytes);
+    if (chains != NULL && PyErr_Occurred())
+        Py_CLEAR(chains);
+    return chains == NULL ? NULL : Py_BuildValue("(NL)", chains, budget);
+}
+
 /* packed_complete(desc, states, counts, in_flight, batch, done, num, slot, lap, first_slot, count, unwritten)
  *     -> (slot, lap, descriptors, word of the first one or -1), or None if Python has to
  *
@@ -594,8 +759,8 @@ static PyObject *packed_get(PyObject *Py_UNUSED(self), PyObject *const *args, Py
 
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {
-    METHOD(split_take),  METHOD(split_complete),  METHOD(split_add),  METHOD(split_get),
-    METHOD(packed_take), METHOD(packed_complete), METHOD(packed_add), METHOD(packed_get),
+    METHOD(split_take),  METHOD(split_tables),  METHOD(split_complete),  METHOD(split_add),  METHOD(split_get),
+    METHOD(packed_take), METHOD(packed_tables), METHOD(packed_complete), METHOD(packed_add), METHOD(packed_get),
     {NULL, NULL, 0, NULL},
 };
 
@@ -610,7 +775,7 @@ static int execute(PyObject *Py_UNUSED(module))
 
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)execute}, {0, NULL}};
 static PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_rings", "Chains of one descriptor, by the batch.", 0, methods, slots, NULL, NULL, NULL};
+    PyModuleDef_HEAD_INIT, "_rings", "Chains of one descriptor or in an indirect table, by the batch.", 0, methods, slots, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__rings(void)
 {

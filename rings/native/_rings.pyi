@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from rings.chain import Chain
 from rings.memory import Addr
 
 _Plain: TypeAlias = list[tuple[int, int, int]]
@@ -21,6 +22,22 @@ def split_take(
     writable: bool,
     /,
 ) -> _Plain: ...
+def split_tables(
+    desc: memoryview,
+    avail: memoryview,
+    states: list[int],
+    in_flight: int,
+    base: int,
+    view: memoryview,
+    may_write: bool,
+    longest: int,
+    num: int,
+    first: int,
+    count: int,
+    batch: int,
+    budget: int,
+    /,
+) -> tuple[list[Chain], int]: ...
 def split_complete(
     elems: memoryview,
     states: list[int],
@@ -74,6 +91,23 @@ def packed_take(
     writable: bool,
     /,
 ) -> _Plain: ...
+def packed_tables(
+    desc: memoryview,
+    states: list[int],
+    counts: list[int],
+    in_flight: int,
+    base: int,
+    view: memoryview,
+    may_write: bool,
+    longest: int,
+    num: int,
+    slot: int,
+    lap: int,
+    limit: int,
+    batch: int,
+    budget: int,
+    /,
+) -> tuple[list[Chain], int]: ...
 def packed_complete(
     desc: memoryview,
     states: list[int],

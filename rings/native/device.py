@@ -19,26 +19,36 @@ class PlainFirst(DeviceSide):
     """Minimum batch that C is tried for. Devices that take chains one by one have requests of several descriptors."""
     _last_writable: bool
     """Whether the last chains were writable."""
+    _last_tables: bool
+    """Whether the last chains had several descriptors, as those in indirect tables."""
 
     def getdescs(self, limit: int, /) -> list[Chain]:
-        if limit < self.PLAIN_FROM:
-            return super().getdescs(limit)
-        view, plain = self.getplain(limit, self._last_writable)
-        if not plain:
+        chains = self._gettables(limit) if self._last_tables else []
+        if not chains and limit >= self.PLAIN_FROM:
+            chains = self._getplain(limit)
+        if not chains:
             chains = super().getdescs(limit)
             if chains:
-                self._last_writable = not chains[0][1]
+                _, readable, writable = chains[0]
+                self._last_writable = not readable
+                self._last_tables = len(readable) + len(writable) > 1
             return chains
-        if self._last_writable:
-            chains = [(head, [], [view[at : at + size]]) for head, at, size in plain]
-        else:
-            chains = [(head, [view[at : at + size]], []) for head, at, size in plain]
         if len(chains) == limit or self._is_drained():
             return chains
         try:
             return chains + super().getdescs(limit - len(chains))
         except (BadRing, MemoryFault):
             return chains  # the next call meets the bad chain first and raises
+
+    def _getplain(self, limit: int) -> list[Chain]:
+        view, plain = self.getplain(limit, self._last_writable)
+        if self._last_writable:
+            return [(head, [], [view[at : at + size]]) for head, at, size in plain]
+        return [(head, [view[at : at + size]], []) for head, at, size in plain]
+
+    def _gettables(self, limit: int) -> list[Chain]:
+        """Take up to ``limit`` chains in indirect tables in C. Stops before any other chain, and before a bad one."""
+        raise NotImplementedError
 
     def _is_drained(self) -> bool:
         """Return whether all chains that the device knows of are taken; then it looks for more in the next call."""
@@ -56,10 +66,10 @@ class PlainFirst(DeviceSide):
         """Complete the first ``count`` chains in C, with 0 bytes if ``unwritten``. Returns False if Python has to."""
         raise NotImplementedError
 
-    def _region(self, writable: bool) -> tuple[int, memoryview] | None:
-        """Return address and view of the region that was accessed last, or None."""
+    def _region(self, writable: bool) -> tuple[int, memoryview, bool] | None:
+        """Return address, view and whether it is writable of the region that was accessed last; None if C may not."""
         region: Callable[[], tuple[int, memoryview, bool]] | None = getattr(self.memory, "region", None)
         if region is None or not self.native:
             return None
-        base, view, may_write = region()
-        return None if writable and not may_write else (base, view)
+        extent = region()
+        return None if writable and not extent[2] else extent

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rings.chain import NO_PLAIN, Plain
+from rings.chain import NO_PLAIN, Chain, Plain
 from rings.errors import BadRing, QueueFull
 from rings.layout import RingAddrs
 from rings.memory import Addr, Memory
@@ -26,7 +26,7 @@ class NativePackedVringh(PlainFirst, PackedVringh):
     def __init__(self, memory: Memory, num: int, addrs: RingAddrs, **settings: Any) -> None:
         super().__init__(memory, num, addrs, **settings)
         self.native = self._areas.has_views()
-        self._last_writable = False
+        self._last_writable = self._last_tables = False
 
     def getplain(self, limit: int, writable: bool, /) -> Plain:
         if self.broken or self._budget <= 0 or self._backlog:
@@ -34,20 +34,37 @@ class NativePackedVringh(PlainFirst, PackedVringh):
         region = self._region(writable)
         if region is None:
             return NO_PLAIN
-        base, view = region
+        base, view, _ = region
         num, slot, lap, in_flight = self.num, self._slot, self._lap, self._in_flight
         chains = _rings.packed_take(
             self._desc, self._states, self._counts, IN_FLIGHT, base, len(view), num, slot, lap,
             min(limit, num - in_flight), self._batch, writable,
         )  # fmt: skip
+        self._took(chains)
+        return view, chains
+
+    def _gettables(self, limit: int) -> list[Chain]:
+        if self.broken or self._budget <= 0 or self._backlog:
+            return []
+        region = self._region(False)
+        if region is None or not self._allows_tables:
+            return []
+        chains, self._budget = _rings.packed_tables(
+            self._desc, self._states, self._counts, IN_FLIGHT, *region, self._table_max, self.num, self._slot,
+            self._lap, min(limit, self.num - self._in_flight), self._batch, self._budget,
+        )  # fmt: skip
+        self._took(chains)
+        return chains
+
+    def _took(self, chains: Sequence[tuple[int, object, object]]) -> None:
+        """Move behind chains of one ring descriptor each."""
         count = len(chains)
         if count:
             self._taken.extend([head for head, _, _ in chains])
-            slot += count
-            if slot >= num:
-                slot, lap = slot - num, lap ^ 1
-            self._advance(slot, lap, in_flight + count, count)
-        return view, chains
+            slot, lap = self._slot + count, self._lap
+            if slot >= self.num:
+                slot, lap = slot - self.num, lap ^ 1
+            self._advance(slot, lap, self._in_flight + count, count)
 
     def _complete(self, done: Sequence[tuple[int, ...]], count: int, unwritten: bool) -> bool:
         if not self.native or self._from_backlog:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rings.chain import NO_PLAIN, Plain
+from rings.chain import NO_PLAIN, Chain, Plain
 from rings.errors import BadRing, QueueFull
 from rings.layout import RingAddrs
 from rings.memory import Addr, Memory
@@ -24,7 +24,7 @@ class NativeSplitVringh(PlainFirst, SplitVringh):
     def __init__(self, memory: Memory, num: int, addrs: RingAddrs, **settings: Any) -> None:
         super().__init__(memory, num, addrs, **settings)
         self.native = self._areas.has_views()
-        self._last_writable = False
+        self._last_writable = self._last_tables = False
 
     def getplain(self, limit: int, writable: bool, /) -> Plain:
         first = self._last_avail
@@ -33,7 +33,7 @@ class NativeSplitVringh(PlainFirst, SplitVringh):
         region = self._region(writable)
         if region is None:
             return NO_PLAIN
-        base, view = region
+        base, view, _ = region
         count = min(limit, self._avail_end - first & 0xFFFF)
         chains = _rings.split_take(
             self._desc, self._avail, self._states, IN_FLIGHT, base, len(view), self.num, first, count,
@@ -43,6 +43,22 @@ class NativeSplitVringh(PlainFirst, SplitVringh):
         self._last_avail = first + len(chains) & 0xFFFF
         self._chains += len(chains)
         return view, chains
+
+    def _gettables(self, limit: int) -> list[Chain]:
+        first = self._last_avail
+        if self._budget <= 0 or self._backlog or (first == self._avail_end and not self._fetch_index()):
+            return []
+        region = self._region(False)
+        if region is None or not self._allows_tables:
+            return []
+        chains, self._budget = _rings.split_tables(
+            self._desc, self._avail, self._states, IN_FLIGHT, *region, self._table_max, self.num, first,
+            min(limit, self._avail_end - first & 0xFFFF), self._batch, self._budget,
+        )  # fmt: skip
+        self._taken.extend([head for head, _, _ in chains])
+        self._last_avail = first + len(chains) & 0xFFFF
+        self._chains += len(chains)
+        return chains
 
     def _is_drained(self) -> bool:
         return self._last_avail == self._avail_end

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rings.errors import MemoryFault, RingError
 from rings.formats import FORMATS
+from rings.layout import DESC_SIZE
 from rings.memory import Addr
 from rings.native.device import PlainFirst
 from rings.packed.virtqueue import PackedVirtqueue
@@ -26,6 +27,8 @@ __all__ = ["HOSTILE", "LAWFUL", "NUMS", "PAYLOAD", "Call", "every_batch_in_c", "
 
 PAYLOAD, OTHER = Addr(0x20_0000), Addr(0x30_0000)
 BLOCK = 4096
+TABLES, TABLE_MAX = Addr(PAYLOAD + BLOCK // 2), 4
+"""Indirect tables, and descriptors of the longest; longer chains are in the ring itself."""
 Makers = tuple[Callable[..., Virtqueue], Callable[..., Vringh]]
 PYTHON: dict[str, Makers] = {
     "split": (SplitVirtqueue, SplitVringh),
@@ -87,6 +90,7 @@ def state(side: object) -> dict[str, object]:
     kept.pop("native", None)
     if isinstance(side, PlainFirst):
         kept.pop("_last_writable")
+        kept.pop("_last_tables")
     return kept
 
 
@@ -158,7 +162,7 @@ class Twin:
     # A hostile side
 
     def word(self, area: int, at: int, value: int, size: int) -> object:
-        start, length = self.memory.ranges[area % 3]
+        start, length = [*self.memory.ranges[:3], (TABLES, self.device.num * TABLE_MAX * DESC_SIZE)][area % 4]
         view = self.memory.view(Addr(start), length, True)
         size = min(1 << size % 4, length)
         at = at % (length // size) * size
@@ -196,7 +200,7 @@ def twin(form: str, num: int, event_idx: bool, native: bool) -> Twin:
     for at in (PAYLOAD, OTHER):
         memory.add(at, memoryview(bytearray(range(256)) * (BLOCK // 256)))
     make_driver, make_device = makers(form, native)
-    driver = make_driver(memory, num, addrs, event_idx=event_idx)
+    driver = make_driver(memory, num, addrs, event_idx=event_idx, indirect=TABLES, indirect_max=TABLE_MAX)
     device = make_device(memory, num, addrs, event_idx=event_idx, indirect=True)
     assert isinstance(driver, SplitVirtqueue | PackedVirtqueue)
     assert isinstance(device, SplitVringh | PackedVringh)

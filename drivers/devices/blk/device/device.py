@@ -29,7 +29,6 @@ from drivers.storage.job_flow import AT_ONCE, JobFlow
 from drivers.storage.workers import IoKind, Job, Workers
 from rings.chain import Chain, copy_in
 from rings.features import mask
-from rings.queue import Vringh, complete
 from rings.sides import MAX_CHAIN_BYTES
 
 __all__ = ["BlkPlug", "BoundVhostBlk"]
@@ -83,16 +82,16 @@ class VhostBlkRequestFlow(JobFlow[VhostBlkRequest]):
         self._bound = bound
         self._store = bound.plug.store
 
-    def begin(self, ring: Vringh, chain: Chain) -> int:
+    def begin(self, chain: Chain) -> int:
         request = VhostBlkRequest.parse(chain, self._bound.limits)
         self.figures.taken += 1
         if isinstance(request, Refusal):
-            self._fail(ring, request, request.status, request.cause)
+            self._fail(request, request.status, request.cause)
             return 0
-        self._start_io(ring, request)
+        self._start_io(request)
         return request.size
 
-    def _start_io(self, ring: Vringh, request: VhostBlkRequest) -> None:
+    def _start_io(self, request: VhostBlkRequest) -> None:
         """Copy between store and driver memory at once if the store can, else submit a job."""
         kind, moved = request.kind, 0
         writeback, small = self._bound.writeback, request.size <= AT_ONCE
@@ -103,13 +102,13 @@ class VhostBlkRequestFlow(JobFlow[VhostBlkRequest]):
                 moved = self._store.pwritev(request.data, request.offset)
             elif kind == RequestType.GET_ID:
                 serial = self._bound.plug.serial.encode("ascii", "replace")[:ID_SIZE].ljust(ID_SIZE, b"\0")
-                self._answer(ring, request, copy_in(request.data, serial))
+                self._answer(request, copy_in(request.data, serial))
                 return
         except OSError as error:
-            self._fail(ring, request, BlkStatus.IOERR, error.strerror or "short")
+            self._fail(request, BlkStatus.IOERR, error.strerror or "short")
             return
         if moved == request.size and kind in _MOVES:
-            self._answer(ring, request, moved)
+            self._answer(request, moved)
             return
         self.submit_job(
             Job(
@@ -127,24 +126,24 @@ class VhostBlkRequestFlow(JobFlow[VhostBlkRequest]):
             )
         )
 
-    def end(self, ring: Vringh, job: Job[VhostBlkRequest]) -> None:
+    def end(self, job: Job[VhostBlkRequest]) -> None:
         if job.error is None:
-            self._answer(ring, job.request, job.done)
+            self._answer(job.request, job.done)
         else:
-            self._fail(ring, job.request, BlkStatus.IOERR, job.cause)
+            self._fail(job.request, BlkStatus.IOERR, job.cause)
 
-    def _answer(self, ring: Vringh, request: VhostBlkRequest, moved: int) -> None:
+    def _answer(self, request: VhostBlkRequest, moved: int) -> None:
         """Write the status last, and complete the chain. The used length never covers bytes that may be unwritten."""
         request.status_byte[0] = BlkStatus.OK
         self.figures.done += 1
         self.figures.bytes += moved if request.kind != RequestType.GET_ID else 0
-        complete(ring, request.head, 1 + (moved if request.kind in _ANSWERS else 0))
+        self.complete(request.head, 1 + (moved if request.kind in _ANSWERS else 0))
 
-    def _fail(self, ring: Vringh, request: VhostBlkRequest | Refusal, status: BlkStatus, cause: str) -> None:
+    def _fail(self, request: VhostBlkRequest | Refusal, status: BlkStatus, cause: str) -> None:
         """Answer with an error, and complete the chain with 0 bytes: data may be unwritten in front of the status."""
         request.status_byte[0] = status
         self.figures.fail(cause)
-        complete(ring, request.head, 0)
+        self.complete(request.head, 0)
 
 
 _ANSWERS = frozenset((RequestType.IN, RequestType.GET_ID))

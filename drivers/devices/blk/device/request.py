@@ -76,10 +76,10 @@ class VhostBlkRequest(NamedTuple):  # a NamedTuple takes a third of the time to 
             raise BadChain(head, "the chain has no byte for the status")
         last = writable[-1]
         status, data = (last, writable[:-1]) if len(last) == 1 else (last[-1:], [*writable[:-1], last[:-1]])
-        header = copy_out(readable, HEADER.size)
+        header = readable[0] if readable and len(readable[0]) >= HEADER.size else copy_out(readable, HEADER.size)
         if len(header) < HEADER.size:
             return Refusal(head, status, BlkStatus.IOERR, "short_header")
-        kind, _, sector = HEADER.unpack(header)
+        kind, _, sector = HEADER.unpack_from(header)  # loads each byte once
         if kind not in limits.types:
             return Refusal(head, status, BlkStatus.UNSUPP, "unknown_type")
         if limits.read_only and kind in _WRITES:

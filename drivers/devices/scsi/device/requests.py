@@ -22,7 +22,6 @@ from drivers.flow.pump import QUEUE, Wait
 from drivers.storage.job_flow import AT_ONCE, JobFlow
 from drivers.storage.workers import IoKind, Job
 from rings.chain import Chain, copy_in, take
-from rings.queue import Vringh, complete
 
 __all__ = ["VhostScsiRequestFlow"]
 
@@ -90,26 +89,26 @@ class VhostScsiRequestFlow(JobFlow[Task]):
         for _ in range(count):
             self._catch_ups.popleft()[1]()
 
-    def begin(self, ring: Vringh, chain: Chain) -> int:
+    def begin(self, chain: Chain) -> int:
         request = VhostScsiRequest.parse(chain, self._session.config)
         self.figures.taken += 1
         if not request.complete:
-            return self._refuse(ring, request, Response.FAILURE)
+            return self._refuse(request, Response.FAILURE)
         if request.in_size and request.out_size and not self._session.has(ScsiFeature.INOUT):
-            return self._refuse(ring, request, Response.FAILURE)
+            return self._refuse(request, Response.FAILURE)
         unit = None if request.lun is None else self._domain.find(request.lun)
         if unit is None:
-            return self._refuse(ring, request, Response.BAD_TARGET)
+            return self._refuse(request, Response.BAD_TARGET)
         outcome = unit.perform(request.cdb, request.out, request.in_size)
         if isinstance(outcome, Response):
-            return self._refuse(ring, request, outcome)
+            return self._refuse(request, outcome)
         if isinstance(outcome, Io):
-            return self._start_io(ring, request, unit, outcome)
+            return self._start_io(request, unit, outcome)
         data_in = copy_in(request.data, outcome.data)
-        self._end(ring, request, outcome.sense, data_in, outcome.out_used)
+        self._end(request, outcome.sense, data_in, outcome.out_used)
         return data_in + outcome.out_used
 
-    def _start_io(self, ring: Vringh, request: VhostScsiRequest, unit: Unit, io: Io) -> int:
+    def _start_io(self, request: VhostScsiRequest, unit: Unit, io: Io) -> int:
         """Copy between store and driver memory at once if the store can, else submit a job. Returns its bytes."""
         store, moved = io.store, 0
         data = take(request.data, io.in_size) if io.in_size else io.out
@@ -120,10 +119,10 @@ class VhostScsiRequestFlow(JobFlow[Task]):
             elif io.kind is IoKind.WRITE and small:
                 moved = store.pwritev(data, io.offset)
         except OSError as error:
-            self._fail(ring, request, io, error, 0)
+            self._fail(request, io, error, 0)
             return io.size
         if moved and moved == io.size:
-            self._end(ring, request, None, io.in_size, io.out_used)
+            self._end(request, None, io.in_size, io.out_used)
             return moved
         task = Task(request, unit, io, self)
         task.job = Job(
@@ -144,49 +143,48 @@ class VhostScsiRequestFlow(JobFlow[Task]):
         self.submit_job(task.job)
         return io.size
 
-    def end(self, ring: Vringh, job: Job[Task]) -> None:
+    def end(self, job: Job[Task]) -> None:
         task = job.request
         request, io = task.request, task.io
         data_in = job.done if io.in_size else 0
         if task.verdict is not None:
-            self._answer(ring, request, task.verdict, data_in=data_in, moved=data_in)
+            self._answer(request, task.verdict, data_in=data_in, moved=data_in)
             self.figures.fail(task.verdict.name.lower())
         elif job.error is not None:
-            self._fail(ring, request, io, job.error, data_in)
+            self._fail(request, io, job.error, data_in)
         elif job.differs is not None:
-            self._end(ring, request, _miscompare(task.unit, io, job.differs), 0, io.out_used)
+            self._end(request, _miscompare(task.unit, io, job.differs), 0, io.out_used)
         else:
-            self._end(ring, request, None, data_in, io.out_used)
+            self._end(request, None, data_in, io.out_used)
         self._session.tasks.forget(task)
 
-    def _fail(self, ring: Vringh, request: VhostScsiRequest, io: Io, error: OSError, data_in: int) -> None:
+    def _fail(self, request: VhostScsiRequest, io: Io, error: OSError, data_in: int) -> None:
         response = FAILURES.get(error.errno or 0)
         if response is not None:
             self.figures.fail(response.name.lower())
-            self._answer(ring, request, response, data_in=data_in, moved=data_in)
+            self._answer(request, response, data_in=data_in, moved=data_in)
         else:
             self.figures.fail(error.strerror or "short")
             sense = sense_of(io, error)
             self._session.plug.count_check(sense)
-            self._answer(ring, request, Response.OK, sense, data_in=data_in, moved=data_in)
+            self._answer(request, Response.OK, sense, data_in=data_in, moved=data_in)
 
-    def _refuse(self, ring: Vringh, request: VhostScsiRequest, response: Response) -> int:
+    def _refuse(self, request: VhostScsiRequest, response: Response) -> int:
         self.figures.fail(response.name.lower())
-        self._answer(ring, request, response)
+        self._answer(request, response)
         return 0
 
-    def _end(self, ring: Vringh, request: VhostScsiRequest, sense: Sense | None, data_in: int, out_used: int) -> None:
+    def _end(self, request: VhostScsiRequest, sense: Sense | None, data_in: int, out_used: int) -> None:
         # After data-in, all of data-out counts as moved: a residual below the size of data-in implies it.
         moved = data_in + (request.out_size if data_in else out_used)
         self.figures.done += 1
         self.figures.bytes += moved
         if sense is not None:
             self._session.plug.count_check(sense)
-        self._answer(ring, request, Response.OK, sense, data_in=data_in, moved=moved)
+        self._answer(request, Response.OK, sense, data_in=data_in, moved=moved)
 
     def _answer(
         self,
-        ring: Vringh,
         request: VhostScsiRequest,
         response: Response,
         sense: Sense | None = None,
@@ -197,7 +195,7 @@ class VhostScsiRequestFlow(JobFlow[Task]):
         """Write the response last and as a whole, and complete the chain. ``data_in``: bytes of data-in written."""
         status = ScsiStatus.GOOD if sense is None else ScsiStatus.CHECK_CONDITION
         request.answer(response, status, sense, moved)
-        complete(ring, request.head, request.response_size + data_in)
+        self.complete(request.head, request.response_size + data_in)
 
 
 def _mark_io_ended(jobs: Sequence[Job[Task]]) -> None:
