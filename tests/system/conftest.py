@@ -1,4 +1,4 @@
-"""System tests see no namespace and no running system of others; `pytest -n 2 --dist loadfile` runs two at a time."""
+"""System tests see no namespace and no running system of others, nor do workers of `pytest -n 3 --dist loadfile`."""
 
 from __future__ import annotations
 
