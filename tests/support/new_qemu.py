@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from support.machine import RequireTool, in_machine_network, unavailable
-from vnet.bench.guest_kernel import CACHE, cache_lock
-from vnet.system.qemu import PROGRAM, VFIO_USER, function_arguments, qemu_version
+from support.machine import RequireTool, unavailable
+from vnet.bench.guest_kernel import CACHE
+from vnet.bench.guest_qemu import UNPACKED, has_functions, unpacked_qemu
+from vnet.system.qemu import PROGRAM, function_arguments
 
 __all__ = ["function", "new_qemu"]
 
@@ -30,19 +31,13 @@ PATIENCE = 600.0
 @pytest.fixture(scope="session")
 def new_qemu(require_tool: RequireTool) -> Sequence[str]:
     """The command that runs it: the installed one if it is new enough, else one that is downloaded once."""
-    if (qemu_version() or (0, 0)) >= VFIO_USER:
+    if has_functions():
         return (PROGRAM,)
     require_tool("apt-get", "dpkg-deb")
-    with cache_lock():
-        root = next(CACHE.glob("qemu-*"), None) or in_machine_network(_download)
+    root = next(CACHE.glob(UNPACKED), None) or _download()
     if root is None:
         unavailable(f"{PACKAGE} of {SUITE}-backports can't be downloaded")
-    libraries, share = root / "usr/lib/x86_64-linux-gnu", root / "usr/share"
-    return (
-        *("env", f"QEMU_MODULE_DIR={libraries / 'qemu'}"),
-        *(str(root / "usr/lib64/ld-linux-x86-64.so.2"), "--library-path", str(libraries)),
-        *(str(root / "usr/bin" / PROGRAM), "-L", str(share / "qemu"), "-L", str(share / "seabios")),
-    )
+    return unpacked_qemu(root)
 
 
 def function(socket: Path) -> list[str]:

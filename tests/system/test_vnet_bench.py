@@ -14,12 +14,15 @@ import pytest
 from click.testing import CliRunner
 
 from support.machine import NETNS, RequireTool
+from support.new_qemu import new_qemu
 from vnet.bench import disk, guest_kernel
 from vnet.bench.figures import FIGURES, QueueFigures, Results
 from vnet.bench.links import LinksFigures, LinksResults
 from vnet.bench.measure import WORKLOADS
 from vnet.bench.suites import CARRIERS, NET, SUITES, WITH_GUEST, traffic
 from vnet.cli import bench
+
+__all__ = ["new_qemu"]
 
 
 @pytest.fixture(autouse=True)
@@ -128,8 +131,8 @@ def test_an_unknown_congestion_control_fails_each_run() -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.usefixtures("guest_kernel_package")
-def test_a_guest_is_compared_with_tun_to_tun(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("guest_kernel_package", "new_qemu")
+def test_a_guest_is_compared_with_tun_to_tun_and_with_itself_over_vfio_user(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     done = CliRunner().invoke(bench.command, ["--suite", "guest", "--rounds", "1", "--json", str(file)])
     assert done.exit_code == 0, done.output
@@ -138,8 +141,9 @@ def test_a_guest_is_compared_with_tun_to_tun(tmp_path: Path) -> None:
     for by_contestant in results["workloads"].values():
         assert set(by_contestant) == set(WITH_GUEST.contestants)
         for figure in ("bits_per_second", "cpu_seconds_per_gigabyte"):
-            assert by_contestant["guest"]["median"][figure] > 0
-            assert by_contestant["guest"]["ratio"][figure] > 0
+            for contestant in ("guest", "guest-vfio-user"):
+                assert by_contestant[contestant]["median"][figure] > 0
+            assert by_contestant["guest-vfio-user"]["ratio"][figure] > 0
 
 
 def test_a_kernel_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch, require_tool: RequireTool) -> None:

@@ -1,7 +1,8 @@
 """Half of the stack as a process of its own: the device of the default topology, or its driver.
 
-``python -m vnet.bench.apart SIDE SOCKET NETNS`` plugs that side into a namespace that exists, over vhost-user, or with
-``--link`` over a link by vfio-user. It writes an empty line when it is up, and ends when its standard input does.
+``python -m vnet.bench.apart SIDE SOCKET NETNS`` plugs that side into a namespace that exists, over vhost-user, with
+``--link`` over a link by vfio-user, or with ``--function`` as a PCI function for a vfio-user client. It writes an empty
+line when it is up, and ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -42,11 +43,13 @@ def driver_topology(socket: Path, netns: str) -> Topology:
     return check(attrs.evolve(default, devices=devices), "benchmark")
 
 
-def export(socket: Path, netns: str) -> dict[str, DeviceExport]:
-    """The device alone."""
-    specs = net_specs(default_topology("tun", "vhost_user", "direct").devices)
+def export(socket: Path, netns: str, *, function: bool = False) -> dict[str, DeviceExport]:
+    """The device alone; with ``function``, as a PCI function."""
+    specs = net_specs(default_topology("tun", "pci" if function else "vhost_user", "direct").devices)
     return {
-        name: DeviceExport(attrs.evolve(spec, device=attrs.evolve(spec.device, netns=netns)), socket)
+        name: DeviceExport(
+            attrs.evolve(spec, device=attrs.evolve(spec.device, netns=netns)), socket, vfio_user=function
+        )
         for name, spec in specs.items()
     }
 
@@ -68,13 +71,13 @@ def half_topology(side: SideName, socket: Path, netns: str) -> Topology:
     return part_of(whole, link.ends[side == "device"], "benchmark")
 
 
-async def serve(side: SideName, socket: Path, netns: str, *, link: bool) -> None:
+async def serve(side: SideName, socket: Path, netns: str, *, link: bool, function: bool) -> None:
     async with AsyncExitStack() as stack:
         if link:
             world = await stack.enter_async_context(open_world(half_topology(side, socket, netns)))
             await world.wait_up()
         elif side == "device":
-            await stack.enter_async_context(open_exports(export(socket, netns)))
+            await stack.enter_async_context(open_exports(export(socket, netns, function=function)))
         else:
             world = await stack.enter_async_context(open_world(driver_topology(socket, netns)))
             await world.wait_up()
@@ -87,8 +90,9 @@ def main() -> None:
     parser.add_argument("socket", type=Path)
     parser.add_argument("netns")
     parser.add_argument("--link", action="store_true")
+    parser.add_argument("--function", action="store_true")
     args = parser.parse_args()
-    trio.run(partial(serve, args.side, args.socket, args.netns, link=args.link))
+    trio.run(partial(serve, args.side, args.socket, args.netns, link=args.link, function=args.function))
 
 
 if __name__ == "__main__":

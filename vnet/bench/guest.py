@@ -50,9 +50,8 @@ class Guest:
     ) -> None:
         """Start ``qemu`` with the arguments ``devices`` and ``boot`` on the kernel's command line.
 
-        With ``share``, its memory is a file that back ends can map.
-
-        Without ``wait`` the caller calls `wait_up`. Raises GuestError.
+        With ``share``, its memory is a file that back ends can map. Without ``wait`` the caller calls `wait_up`.
+        Raises GuestError.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "console.log"

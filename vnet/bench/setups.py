@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
@@ -19,6 +20,7 @@ import trio
 from vnet.bench.figures import QueueFigures
 from vnet.bench.guest import Guest
 from vnet.bench.guest_kernel import GuestKernel
+from vnet.bench.guest_qemu import find_qemu
 from vnet.bench.peers import End, open_dpdk, open_pasta, open_socat
 from vnet.bench.processes import Child, open_child
 from vnet.bench.relay import SHARED
@@ -27,6 +29,7 @@ from vnet.ends.net import PortKind, net_specs
 from vnet.errors import PrivilegeError
 from vnet.linux.netns import in_netns, open_netns, set_up_interface
 from vnet.ports.packet.open import PortConfig, make_interface, make_port
+from vnet.system.qemu import function_arguments
 from vnet.traffic.tools import install_command
 from vnet.transports import TRANSPORTS
 
@@ -37,6 +40,7 @@ __all__ = [
     "BARE_C",
     "CONTESTANTS",
     "GUEST",
+    "GUEST_FUNCTION",
     "LINKED",
     "WAYS",
     "Contestant",
@@ -50,6 +54,7 @@ BARE_C = "bare-c"
 APART = "two-processes"
 LINKED = "two-processes-link"
 GUEST = "guest"
+GUEST_FUNCTION = "guest-vfio-user"
 IFNAME = "vnet0"
 COMPILER = ("gcc", "python3-dev")
 GUEST_SERVER = (
@@ -133,20 +138,30 @@ async def _apart(options: tuple[str, ...], name: str, netns: Ends) -> AsyncItera
 
 
 @asynccontextmanager
-async def _guest(name: str, netns: Ends) -> AsyncIterator[Setup]:
-    """The device of this stack in one process, its driver that of a Linux guest; the first namespace stays empty."""
+async def _guest(function: bool, name: str, netns: Ends) -> AsyncIterator[Setup]:
+    """The device of this stack in one process, its driver that of a Linux guest; the first namespace stays empty.
+
+    The device is QEMU's, over vhost-user, or with ``function`` ours. Raises PrivilegeError without a QEMU for that.
+    """
     config, _ = _configs("tun", netns)
+    qemu, new = find_qemu(functions=function)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="vnet-bench-")))
         kernel = await trio.to_thread.run_sync(GuestKernel, folder)
         socket = folder / "net0.sock"
-        child = await stack.enter_async_context(open_child("vnet.bench.apart", ("device", str(socket), netns[1])))
+        options = ("--function",) if function else ()
+        args = ("device", str(socket), netns[1], *options)
+        child = await stack.enter_async_context(open_child("vnet.bench.apart", args))
         await child.line()  # it is up
-        devices = [
-            *("-chardev", f"socket,id=c0,path={socket}", "-netdev", "vhost-user,id=n0,chardev=c0"),
-            *("-device", "virtio-net-pci,netdev=n0,vectors=0"),
-        ]
-        guest = Guest(kernel, folder, devices, wait=False)
+        if function:
+            devices = shlex.split(function_arguments(socket)[-1])
+        else:
+            vectors = "" if new else ",vectors=0"  # an older QEMU crashes otherwise
+            devices = [
+                *("-chardev", f"socket,id=c0,path={socket}", "-netdev", "vhost-user,id=n0,chardev=c0"),
+                *("-device", f"virtio-net-pci,netdev=n0{vectors}"),
+            ]
+        guest = Guest(kernel, folder, devices, wait=False, qemu=qemu)
         stack.callback(guest.close)
         # The thread ends with QEMU, which ends at once if this task is cancelled.
         await trio.to_thread.run_sync(guest.wait_up, abandon_on_cancel=True)
@@ -263,7 +278,8 @@ CONTESTANTS: Mapping[str, Contestant] = {
     APART: Contestant("2 processes", partial(_apart, ())),
     LINKED: Contestant("2 proc., link", partial(_apart, ("--link",))),
     BARE_APART: Contestant("bare, 2 proc.", _bare_apart),
-    GUEST: Contestant("QEMU guest", _guest),
+    GUEST: Contestant("QEMU guest", partial(_guest, False)),
+    GUEST_FUNCTION: Contestant("guest, vfio", partial(_guest, True), foreign=True),
     **{
         name: Contestant(name.replace("-mediated", " med."), partial(_vnet, "tun", transport, mode))
         for name, (transport, mode) in WAYS.items()

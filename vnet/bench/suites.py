@@ -14,7 +14,7 @@ from vnet.bench.disk import WORKLOADS as DISK_WORKLOADS
 from vnet.bench.links import COUNTS, run_links_benchmark
 from vnet.bench.measure import WORKLOADS, Workload, run_benchmark
 from vnet.bench.rpmsg import run_rpmsg_benchmark
-from vnet.bench.setups import APART, BARE, BARE_APART, BARE_C, GUEST, LINKED, WAYS
+from vnet.bench.setups import APART, BARE, BARE_APART, BARE_C, GUEST, GUEST_FUNCTION, LINKED, WAYS
 from vnet.ports.packet.open import check_tun
 from vnet.traffic.tools import need_tools
 
@@ -179,7 +179,9 @@ PEERS = Comparison(
     tuple(workload for workload in WORKLOADS if workload.length != 1400),
 )
 WITH_GUEST = Comparison(
-    ("tun", GUEST), "tun", tuple(workload for workload in WORKLOADS if workload.name in {"tcp1", "tcp1-reverse"})
+    ("tun", GUEST, GUEST_FUNCTION),
+    GUEST,
+    tuple(workload for workload in WORKLOADS if workload.name in {"tcp1", "tcp1-reverse"}),
 )
 SUITES: Mapping[str, Suite] = {
     "net": traffic(NET),

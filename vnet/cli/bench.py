@@ -117,9 +117,10 @@ def command(
     beside both in one, and what that costs the bare forwarder. peers: beside what else joins two namespaces (forwarders
     in C and in Python, veth, socat, pasta, DPDK), with the ratios to each; programs that are not installed are left
     out (minutes, so it runs only where --suite names it). guest: the driver of a Linux guest in QEMU, TCP
-    only, beside both in one process (a minute, and a kernel of 70 MB is downloaded once, so it runs only where
-    --suite names it). disk: over NBD, beside `nbdkit file`. rpmsg: over every transport. links: many in one process,
-    one of them busy (minutes, so it runs only where --suite names it). Exit status 1 if a run failed.
+    only, over vhost-user and, with QEMU 10.1, over vfio-user, beside both in one process (minutes, and a kernel of
+    70 MB is downloaded once, so it runs only where --suite names it). disk: over NBD, beside `nbdkit file`. rpmsg:
+    over every transport. links: many in one process, one of them busy (minutes, so it runs only where --suite names
+    it). Exit status 1 if a run failed.
     """
     options = BenchOptions(rounds, seconds, only, contestants, size * MIB, congestion, links)
     suites = {name: SUITES[name] for name in suite if SUITES[name].duration(options)}
