@@ -71,7 +71,7 @@ def test_packed_laps_flip_both_flags(arena: Arena) -> None:
         lap = request < 3
         assert ring.read(request)[2] == (AVAIL if lap else USED)
         assert ring.answers() == []
-        ring.write(request, 0, 5, ident, AVAIL | USED if lap else 0)
+        ring.write(request, 0, 5, ident, WRITE | (AVAIL | USED if lap else 0))
         assert ring.answers() == [(ident, 5)]
     assert ring.answers() == []
 
@@ -81,8 +81,8 @@ def test_a_packed_list_is_skipped_as_a_whole(arena: Arena) -> None:
     first = ring.submit([Buffer(0x1000, 16), Buffer(0x2000, 8, True)])
     second = ring.submit([Buffer(0x3000, 1)])
     assert [ring.read(at)[2] for at in range(3)] == [NEXT | AVAIL, WRITE | AVAIL, AVAIL]
-    ring.write(0, 0, 8, first, AVAIL | USED)
-    ring.write(2, 0, 0, second, AVAIL | USED)
+    ring.write(0, 0, 8, first, AVAIL | USED | WRITE)
+    ring.write(2, 0, 8, second, AVAIL | USED)  # without WRITE the length means nothing
     assert ring.answers() == [(first, 8), (second, 0)]
 
 
@@ -92,3 +92,13 @@ def test_the_canaries_notice_a_write_beside_the_memory(arena: Arena) -> None:
     assert arena.intact()
     arena._whole[0] = 0
     assert not arena.intact()
+
+
+def test_an_answer_that_comes_while_answers_are_taken_is_not_lost(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = SplitRing(arena, 4)
+    reads = iter([0, 1, 1, 1])
+    monkeypatch.setattr(SplitRing, "used_idx", property(lambda ring: next(reads)))
+    assert ring.answers() == []
+    assert ring.answers() == [(0, 0)]

@@ -252,6 +252,7 @@ async def test_inflight_areas_again_and_again_and_of_sizes_that_do_not_fit() -> 
             Inflight(area.mmap_size, 0, 1, 0xFFFF),
             Inflight(area.mmap_size, 0, 1, 1024),
             Inflight(8, 0, 1, NUM),
+            Inflight(area.mmap_size + MIB, 0, 1, NUM),
             Inflight(area.mmap_size, 1 << 40, 1, NUM),
             Inflight((1 << 64) - 1, 0, 1, 32768),
         ):

@@ -84,8 +84,8 @@ class PackedRing:
         """Return id and length of each answer since the last call."""
         fresh: list[tuple[int, int]] = []
         while self.pending and len(fresh) < self.num:
-            size, ident, _ = self.read(self.next_used)
-            fresh.append((ident, size))
+            size, ident, flags = self.read(self.next_used)
+            fresh.append((ident, size if flags & WRITE else 0))  # section 2.8.4: else the length means nothing
             self.next_used += self._lengths.pop(ident, 1)
         return fresh
 

@@ -22,7 +22,7 @@ WINDOW, CONFIRM = 0.03, 0.4
 """Seconds of the first look at a process's CPU, and of the second one if that was too much."""
 GROWTH = 64 << 20
 """Bytes of resident memory that one case may cost a device."""
-SETTLE = 1.0
+SETTLE = 3.0
 """Seconds that a device has to close what a connection left."""
 
 

@@ -176,9 +176,10 @@ class SplitRing:
 
     def answers(self) -> list[tuple[int, int]]:
         """Return id and length of each answer since the last call, at most `num` of them."""
-        count = self.used_idx - self._seen & 0xFFFF
+        index = self.used_idx  # read once: the device may move it meanwhile
+        count = index - self._seen & 0xFFFF
         fresh = [self.elem(self._seen + at) for at in range(min(count, self.num))]
-        self._seen = self.used_idx
+        self._seen = index
         return fresh
 
     @property

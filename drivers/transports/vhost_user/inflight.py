@@ -42,6 +42,7 @@ class InflightArea:
         if area.mmap_size < min(sizes):
             raise MessageRefused(f"an inflight area of {area.mmap_size} bytes, {min(sizes)} needed")
         try:
+            ipc.map(handle, 1, area.mmap_offset + area.mmap_size - 1).close()  # the file has all of the area
             shared = ipc.map(handle, min(area.mmap_size, max(sizes)), area.mmap_offset)
         except Unusable as exc:
             raise MessageRefused(f"the inflight area: {exc}") from None

@@ -46,7 +46,8 @@ async def offers_no_admin(trial: Trial) -> str:
 
 @add("FEAT-DEV-2", "A device works with every subset of the ring features that it offers", "2.2.2", SHOULD)
 async def subsets(trial: Trial) -> str:
-    offered = [bit for bit in (INDIRECT_DESC, EVENT_IDX) if (await trial.connect()).offered >> bit & 1]
+    all_offered = (await trial.connect()).offered
+    offered = [bit for bit in (INDIRECT_DESC, EVENT_IDX) if all_offered >> bit & 1]
     chosen = [[bit for at, bit in enumerate(offered) if number >> at & 1] for number in range(1 << len(offered))]
     for features in chosen:
         trial.close()

@@ -17,7 +17,7 @@ from vnet.check.case import Table
 from vnet.check.front import FrontEnd, pair
 from vnet.check.trial import Trial
 from vnet.check.verdicts import Broken, Level, Skipped
-from vnet.check.wire import Answer, HungUp, Silence, emit
+from vnet.check.wire import Answer, BadReply, HungUp, Silence, emit
 
 __all__ = ["MESSAGES", "refused"]
 
@@ -49,7 +49,7 @@ async def raw(front: FrontEnd, data: bytes, fds: Sequence[int] = ()) -> str:
 # Framing
 
 
-@add("V01", "A message in single bytes, and two messages in one write", "vhost-user: Message format", Level.MUST)
+@add("V01", "A message in single bytes, and two messages in one write", "vhost-user: Message format", SHOULD)
 async def split_message(trial: Trial) -> str:
     front = await trial.connect()
     for byte in emit(R.GET_FEATURES):
@@ -88,6 +88,8 @@ async def bad_header(request: int, flags: int, trial: Trial) -> str:
         return await raw(front, emit(request, flags=flags))
     except HungUp:
         return "closed the connection"
+    except BadReply as exc:
+        raise Broken(str(exc), SHOULD) from None
     except Silence:
         raise Broken("answers nothing any more on a connection that it keeps", SHOULD) from None
 

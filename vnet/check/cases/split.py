@@ -164,7 +164,7 @@ async def _no_more_answers(trial: Trial, front: FrontEnd, vring: Vring, most: in
     reaction = await front.reaction(vring, 0.05)
     count = vring.split.used_idx - before & 0xFFFF
     if count > vring.ring.num:
-        raise Broken(f"used {count} buffers of a ring of {vring.ring.num}")
+        raise Broken(f"used {count} buffers of a ring of {vring.ring.num}", SHOULD)
     if front.hung_up():
         return f"closed the connection after {count} answers"
     if vring.errors() or reaction is Reaction.ERROR:
