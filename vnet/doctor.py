@@ -32,12 +32,16 @@ FEW_FILES = 1024
 PROBE_SECONDS = 10.0
 """Seconds that a program may take to print its version."""
 DISTRIBUTION = "vnet-virtio"
+FUSE_DEVICE = Path("/dev/fuse")
 EXTRAS = {
+    "pyfuse3": ("fuse", "vnet mount"),
     "prometheus-client": ("metrics", "vnet metrics"),
     "starlette": ("web", "vnet web"),
     "hypercorn": ("web", "vnet web"),
 }
 """Extra, and the command that needs it, by optional package."""
+BUILD = {"pyfuse3": "sudo apt-get install -y fuse3 gcc libfuse3-dev pkg-config python3-dev"}
+"""Command that installs the programs with which ``pip install`` builds a package, by optional package."""
 
 
 class Grade(Enum):
@@ -107,7 +111,7 @@ TOOLS = (
 
 def examine() -> list[Finding]:
     """Return the state of every prerequisite. Takes about a second, changes nothing and needs no right."""
-    return [*_python(), *_extras(), _native(), *_kernel(), *_rights(), *map(_tool, TOOLS)]
+    return [*_python(), *_extras(), _native(), *_kernel(), *_rights(), _fuse(), *map(_tool, TOOLS)]
 
 
 def _python() -> Iterator[Finding]:
@@ -125,7 +129,10 @@ def _dependencies() -> list[str]:
 
 def _extras() -> Iterator[Finding]:
     for package, (extra, needed) in EXTRAS.items():
-        yield _package(package, needed, f"'{DISTRIBUTION}[{extra}]'", "every other command", optional=True)
+        finding = _package(package, needed, f"'{DISTRIBUTION}[{extra}]'", "every other command", optional=True)
+        if finding.mend and package in BUILD:
+            finding = attrs.evolve(finding, mend=f"{BUILD[package]} && {finding.mend}", without="vnet cfs")
+        yield finding
 
 
 def _native() -> Finding:
@@ -170,6 +177,15 @@ def _kernel() -> Iterator[Finding]:
         "" if soft > FEW_FILES else f"ulimit -n {min(hard, 64 * FEW_FILES)}",
         "" if soft > FEW_FILES else "systems of up to about a hundred devices",
     )
+
+
+def _fuse() -> Finding:
+    name, needed, without = str(FUSE_DEVICE), "vnet mount", "vnet cfs"
+    if not FUSE_DEVICE.exists():
+        return Finding(name, Grade.MISSING, "no such device", needed, "sudo modprobe fuse", without)
+    if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
+        return Finding(name, Grade.MISSING, "no right to open it", needed, f"{SUDO} ...", without)
+    return Finding(name, Grade.OK, "can be opened", needed)
 
 
 def _rights() -> Iterator[Finding]:

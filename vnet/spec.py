@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import attrs
 
 from drivers.bus.back import Identity
+from drivers.carriers.ntb_registers import MAX_MWS, MAX_SPADS, SPADS
 from drivers.carriers.options import ANY_UID, TransportOptions
 from drivers.contracts.events import SILENT, Reporter
 from drivers.contracts.hw import MAX_FUNCTIONS
@@ -221,6 +222,19 @@ class NtbSpec:
     )
     """Size of the memory window in MiB: the part of the driver's host's memory that the device can access. Default: 64,
     or more if the driver needs more."""
+    more_mw: tuple[int, ...] = attrs.field(
+        default=(),
+        validator=must(
+            lambda v: len(v) < MAX_MWS and all(1 <= size <= WINDOW_MAX for size in v),
+            f"at most {MAX_MWS - 1} sizes between 1 and {WINDOW_MAX} (MiB)",
+        ),
+    )
+    """Sizes of further memory windows in MiB, for other users of the NTB: virtio uses the first window alone."""
+    spads: int = attrs.field(default=SPADS, validator=must(lambda v: 1 <= v <= MAX_SPADS, f"between 1 and {MAX_SPADS}"))
+    """Number of scratchpads of each host."""
+    ids: Literal["1957:0809", "104c:b00d"] = "1957:0809"
+    """Vendor id and device id of the PCI function: those that have its layout in Linux's driver, or those of the
+    kernel's guide to NTB functions, with which Linux's driver expects another layout. Our driver knows both."""
 
 
 @attrs.frozen

@@ -14,16 +14,15 @@ from drivers.bus.virtio import VirtioBus
 from drivers.carriers.base import CarrierClient
 from drivers.carriers.ntb_registers import (
     DB_COUNT,
-    DEVICE_ID,
     EXTENSION_MAGIC,
     FIRST_DB,
+    IDS,
     LINK_VECTOR,
     MAX_MWS,
     MAX_SPADS,
     MSIX_ENABLE,
     MW_ALIGN,
     VECTORS,
-    VENDOR_ID,
     Bar,
     CommandStatus,
     FunctionCommand,
@@ -90,7 +89,7 @@ class NtbEpfDriver:
     """A PCI driver that puts an NTB on ``bus`` for every NTB endpoint function."""
 
     name = "ntb_hw_epf"
-    id_table = (MatchId(DEVICE_ID, VENDOR_ID),)
+    id_table = tuple(MatchId(device, vendor) for vendor, device in IDS.values())
 
     def __init__(self, bus: NtbBus) -> None:
         self._bus = bus

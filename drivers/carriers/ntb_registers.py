@@ -8,16 +8,16 @@ would look for more windows in other BARs; ours lie behind the first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum, IntFlag
 
 __all__ = [
     "CONFIG_SIZE",
     "DB_COUNT",
     "DB_ENTRY_SIZE",
-    "DEVICE_ID",
     "EXTENSION_MAGIC",
     "FIRST_DB",
+    "IDS",
     "LINK_VECTOR",
     "MAX_MWS",
     "MAX_SPADS",
@@ -27,7 +27,6 @@ __all__ = [
     "SPADS",
     "SPAD_OFFSET",
     "VECTORS",
-    "VENDOR_ID",
     "Bar",
     "CommandStatus",
     "FunctionCommand",
@@ -39,8 +38,9 @@ __all__ = [
     "mw_size",
 ]
 
-VENDOR_ID, DEVICE_ID = 0x1957, 0x0809
-"""PCI ids of the function that has this layout in Linux's driver."""
+IDS: Mapping[str, tuple[int, int]] = {"1957:0809": (0x1957, 0x0809), "104c:b00d": (0x104C, 0xB00D)}
+"""Vendor id and device id of the function, by their notation in lspci: those that have this layout in Linux's driver,
+and those of the kernel's guide to NTB functions, with which Linux's driver expects another layout."""
 
 
 class Bar(IntEnum):

@@ -31,7 +31,7 @@ def test_every_topology_of_a_page_is_a_good_one(page: Path) -> None:
 
     for block in blocks(page.read_text(encoding="utf-8")):
         if block.language == "toml":
-            assert parse(block.text, f"{page.name}:{block.line}").devices
+            assert parse(block.text, f"{page.name}:{block.line}").hosts
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import shutil
@@ -60,6 +61,15 @@ def privileged() -> None:
         unavailable("needs root")
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
         unavailable("needs /dev/net/tun")
+
+
+@pytest.fixture(scope="session")
+def fuse(privileged: None) -> None:
+    """The test may mount a file system in user space; it is skipped on a machine without such, also in CI."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("needs /dev/fuse")
+    if importlib.util.find_spec("pyfuse3") is None:
+        unavailable("needs pyfuse3")
 
 
 @pytest.fixture

@@ -51,5 +51,7 @@ def test_the_program_of_the_readme_runs(program: str, require_tool: RequireTool)
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("privileged", "no_leaks")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT / "docs").with_suffix("")))
-def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
+def test_a_page_does_what_it_says(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if "vnet mount " in page.read_text(encoding="utf-8"):
+        request.getfixturevalue("fuse")
     play(page, tmp_path)

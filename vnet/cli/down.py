@@ -8,6 +8,7 @@ import time
 import click
 
 from vnet.cli.common import errors_in_one_line, name_option
+from vnet.configfs.mounts import fuse_mounts, unmount
 from vnet.errors import ControlError
 from vnet.qmp.client import ask
 from vnet.system.claim import clean_up
@@ -25,7 +26,10 @@ POLL_INTERVAL = 0.02
 @name_option
 @errors_in_one_line
 def command(name: str) -> None:
-    """End a running system, or clean up after a killed one."""
+    """End a running system, or clean up after a killed one.
+
+    Mounts of its management tree are unmounted.
+    """
     state = running(name)
     if state is None:
         remains = clean_up(name)
@@ -36,6 +40,9 @@ def command(name: str) -> None:
     else:
         _end(name)
         click.echo(f"{name} is down")
+    for path in list(fuse_mounts(name)):
+        unmount(path)
+        click.echo(f"unmounted {path}")
 
 
 def _end(name: str) -> None:

@@ -32,6 +32,14 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "link": ("vnet.cli.link", "Take LINK, or all links, down or up while the system runs."),
     "fault": ("vnet.cli.fault", "Set, list and clear faults of LINK while the system runs."),
     "set": ("vnet.cli.set", "Change SETTING of a device or link while the system runs."),
+    "mount": (
+        "vnet.cli.mount",
+        "Mount the management tree of system NAME at DIRECTORY.",
+    ),
+    "cfs": (
+        "vnet.cli.cfs",
+        "Look at and change the management tree of a running system.",
+    ),
     "bench": ("vnet.cli.bench", "Measure this stack and alternatives to it; show medians."),
     "check": ("vnet.cli.check", "Check another program's device against the specifications."),
     "serve": ("vnet.cli.serve", "Serve a device or a PCI function, for example to QEMU."),

@@ -46,7 +46,7 @@ def command(name: str, listen: Address, token_file: Path | None) -> None:
 
 async def _serve(name: str, listen: Address, token_file: Path | None, serving: trio.Event) -> int:
     """Serve the page until cancelled. Raises ControlError, OSError."""
-    from vnet.web.control import Control
+    from vnet.qmp.async_client import Control
     from vnet.web.serve import serve_page
     from vnet.web.token import file_token, new_token
 

@@ -16,9 +16,9 @@ from drivers.carriers.ntb_registers import (
     CONFIG_SIZE,
     DB_COUNT,
     DB_ENTRY_SIZE,
-    DEVICE_ID,
     EXTENSION_MAGIC,
     FIRST_DB,
+    IDS,
     LINK_VECTOR,
     MAX_MWS,
     MAX_SPADS,
@@ -28,7 +28,6 @@ from drivers.carriers.ntb_registers import (
     SPAD_OFFSET,
     SPADS,
     VECTORS,
-    VENDOR_ID,
     Bar,
     CommandStatus,
     FunctionCommand,
@@ -74,8 +73,9 @@ class NtbFunction:
         windows: Sequence[int] = (64 << 20,),
         spads: int = SPADS,
         number: int = 0,
+        ids: str = next(iter(IDS)),
     ) -> None:
-        """``windows``: sizes of 1 to 4 memory windows in bytes. Raises ValueError."""
+        """``windows``: sizes of 1 to 4 memory windows in bytes; ``ids``: a key of `IDS`. Raises ValueError."""
         if primary is secondary or not 1 <= len(windows) <= MAX_MWS or not 1 <= spads <= MAX_SPADS:
             raise ValueError(f"no NTB with {len(windows)} windows and {spads} scratchpads between two controllers")
         if any(size <= 0 or size % MW_ALIGN or size >> 32 for size in windows):
@@ -83,6 +83,7 @@ class NtbFunction:
         self.windows = tuple(windows)
         self.spads = spads
         self.number = number
+        self.ids = IDS[ids]
         self.link_epoch = 0
         self.link_is_up = False
         self.primary = NtbInterface(self, primary, NtbTopology.PRIMARY)
@@ -160,7 +161,7 @@ class NtbInterface:
 
     def bind(self) -> None:
         epc, number = self._epc, self._ntb.number
-        epc.set_header(number, PciHeader(VENDOR_ID, DEVICE_ID, 0, CLASS_CODE, VENDOR_ID, DEVICE_ID))
+        epc.set_header(number, PciHeader(*self._ntb.ids, 0, CLASS_CODE, *self._ntb.ids))
         spads_end = SPAD_OFFSET + 8 * self._ntb.spads
         config = Words(CONFIG_SIZE, self.read_word, self.write_word)
         epc.set_bar(number, Bar.CONFIG, spads_end, ConfigBar(config, self._clear, self.spads, self.peer.spads))

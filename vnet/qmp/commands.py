@@ -6,18 +6,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, Generic, TypeVar
 
 import attrs
 import trio
 
 from drivers.errors import DriverError
+from vnet.configfs.service import Configfs, WorldSystem
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.settings import change_setting
 from vnet.names import named
-from vnet.qmp import faults, virtio
+from vnet.qmp import cfs, faults, virtio
 from vnet.qmp.capturing import prepare_capture
+from vnet.qmp.cfs import CfsEntry, CfsLink, CfsPath, CfsText, CfsWrite
 from vnet.qmp.codec import NEGOTIATE, QmpError, not_found
 from vnet.qmp.events import EVENTS
 from vnet.qmp.fault_records import FaultChoice, RuleChoice
@@ -62,7 +64,7 @@ from vnet.views.pci import ConfigImages
 from vnet.views.ring import RingReport, RingSlotsOfQueues
 from vnet.views.system import StatusView, SystemView
 
-__all__ = ["COMMANDS", "Command", "Context", "Takeover", "execute", "version"]
+__all__ = ["COMMANDS", "Command", "Context", "Takeover", "execute", "tree_of", "version"]
 
 A = TypeVar("A", bound=QapiRecord)
 Takeover = Callable[[trio.abc.Stream], Awaitable[None]]
@@ -79,6 +81,13 @@ class Context:
     """Chooses the events that the client gets, by name."""
     take_over: Callable[[Takeover], None] = lambda _: None
     """After the reply, the connection is given to this function, and no longer speaks QMP."""
+    tree: Callable[[], Configfs] = attrs.field(default=attrs.Factory(lambda self: tree_of(self.world), takes_self=True))
+    """Returns the management tree, which all clients share."""
+
+
+def tree_of(world: World) -> Callable[[], Configfs]:
+    """Return a function that makes the management tree of a world when it is called for the first time."""
+    return cache(lambda: Configfs(WorldSystem(world)))
 
 
 @attrs.frozen
@@ -242,6 +251,16 @@ def _on_world(function: Callable[[World, A], object]) -> Callable[[Context, A], 
     return run
 
 
+def _on_tree(function: Callable[[Configfs, A], Awaitable[object]]) -> Callable[[Context, A], Awaitable[object]]:
+    """Return a function of the management tree and arguments as the function of a command."""
+
+    @wraps(function)
+    async def run(context: Context, arguments: A) -> object:
+        return await function(context.tree(), arguments)
+
+    return run
+
+
 COMMANDS: Mapping[str, Command[Any]] = {
     NEGOTIATE: Command(Negotiation, Empty, _negotiate),
     "query-version": Command(Empty, VersionInfo, _query_version),
@@ -266,6 +285,14 @@ COMMANDS: Mapping[str, Command[Any]] = {
     "x-query-virtio-queue-status": Command(QueueChoice, VirtQueueStatus, _on_world(virtio.queue_status)),
     "x-query-virtio-vhost-queue-status": Command(QueueChoice, VhostQueueStatus, _on_world(virtio.vhost_queue_status)),
     "x-query-virtio-queue-element": Command(ElementChoice, Element, _on_world(virtio.element)),
+    "cfs-list": Command(CfsPath, tuple[CfsEntry, ...], _on_tree(cfs.list_entries)),
+    "cfs-stat": Command(CfsPath, CfsEntry, _on_tree(cfs.stat)),
+    "cfs-read": Command(CfsPath, CfsText, _on_tree(cfs.read)),
+    "cfs-write": Command(CfsWrite, Empty, _on_tree(cfs.write)),
+    "cfs-mkdir": Command(CfsPath, Empty, _on_tree(cfs.mkdir)),
+    "cfs-rmdir": Command(CfsPath, Empty, _on_tree(cfs.rmdir)),
+    "cfs-symlink": Command(CfsLink, Empty, _on_tree(cfs.symlink)),
+    "cfs-unlink": Command(CfsPath, Empty, _on_tree(cfs.unlink)),
     "capture": Command(CaptureChoice, Empty, _capture),
     "quit": Command(Empty, Empty, _quit),
 }

@@ -10,6 +10,7 @@ import trio
 
 from vnet.linux.unix_socket import accept, listen, owner_uid
 from vnet.qmp.codec import QmpError
+from vnet.qmp.commands import tree_of
 from vnet.qmp.session import Session, reject
 from vnet.system.world import World
 
@@ -28,6 +29,7 @@ class ControlServer:
         self.quit = trio.Event()
         self._world = world
         self._clients = 0
+        self._tree = tree_of(world)
 
     async def cancel_at_quit(self, scope: trio.CancelScope) -> None:
         """Cancel ``scope`` when a client sends quit."""
@@ -57,6 +59,6 @@ class ControlServer:
         """Serve one client until it disconnects. Its requests and pauses do not disturb other clients."""
         self._clients += 1
         try:
-            await Session(stream, self._world, self.quit).run()
+            await Session(stream, self._world, self.quit, self._tree).run()
         finally:
             self._clients -= 1

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import trio
 
 from drivers.contracts.events import ControlCommanded, Source
+from vnet.configfs.service import Configfs
 from vnet.qmp import codec
 from vnet.qmp.codec import NEGOTIATE, Framer, QmpError, TooLong
-from vnet.qmp.commands import Context, Takeover, execute, version
+from vnet.qmp.commands import Context, Takeover, execute, tree_of, version
 from vnet.qmp.event_queue import EventQueue
 from vnet.qmp.events import Shutdown
 from vnet.qmp.qapi import to_wire
@@ -34,11 +35,14 @@ LINGER = 1.0
 class Session:
     """The conversation with one client. Sets ``end`` after the reply to the command quit."""
 
-    def __init__(self, stream: trio.abc.Stream, world: World, end: trio.Event) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, world: World, end: trio.Event, tree: Callable[[], Configfs] | None = None
+    ) -> None:
+        """``tree`` returns the management tree, which all clients of the system share."""
         self._stream = stream
         self._world = world
         self._events = EventQueue(world.events)
-        self._context = Context(world, self._events.choose, self._take_over)
+        self._context = Context(world, self._events.choose, self._take_over, tree or tree_of(world))
         self._takeover: Takeover | None = None
         self._end = end
         self._negotiated = False

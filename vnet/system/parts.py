@@ -224,7 +224,13 @@ class Parts:
     def _place_ntb(self, name: str, spec: NtbSpec, undo: Undo) -> None:
         world, controllers = self._world, self._world.hosts[spec.host].controllers
         assert spec.mw is not None  # `Topology.sized`
-        ntb = NtbFunction(controllers[spec.primary], controllers[spec.secondary], windows=(spec.mw * MIB,))
+        ntb = NtbFunction(
+            controllers[spec.primary],
+            controllers[spec.secondary],
+            windows=[size * MIB for size in (spec.mw, *spec.more_mw)],
+            spads=spec.spads,
+            ids=spec.ids,
+        )
         ntb.bind()
         world.ntbs[name] = ntb
         for link in (spec.primary, spec.secondary):

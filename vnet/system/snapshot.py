@@ -46,6 +46,8 @@ __all__ = [
     "drop_total",
     "queue_rows",
     "queue_sides",
+    "take_device",
+    "take_ntb",
     "take_snapshot",
     "take_status",
 ]
@@ -114,7 +116,7 @@ def take_snapshot(world: World) -> SystemView:
         name=world.name,
         hosts={name: _host(world, name) for name in world.hosts},
         links={name: _link(world, name) for name in world.links},
-        ntbs={name: _ntb(world, name) for name in world.ntbs},
+        ntbs={name: take_ntb(world, name) for name in world.ntbs},
         devices=_devices(world),
         drops=drop_total(world),
     )
@@ -169,12 +171,18 @@ def _link(world: World, name: str) -> LinkView:
     )
 
 
-def _ntb(world: World, name: str) -> NtbView:
+def take_ntb(world: World, name: str) -> NtbView:
+    """Return one NTB as it is now."""
     spec, ntb = world.topology.ntbs[name], world.ntbs[name]
     carried = world.topology.carried(spec.primary, 0)
     if carried is None:
         return ntb.snapshot(spec.host)
     return ntb.snapshot(spec.host, TRANSPORTS[carried[1].transport].register_name)
+
+
+def take_device(world: World, name: str) -> DeviceView:
+    """Return one device as it is now."""
+    return _device(world.devices[name], world.ring_looks, trio.current_time())
 
 
 def _device(device: Device, looks: RingLooks, now: float) -> DeviceView:

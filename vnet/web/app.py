@@ -22,9 +22,9 @@ from vnet.graph.build import of_system
 from vnet.graph.svg import to_svg
 from vnet.link.faults import FAULTS, FLAPS
 from vnet.lspci import decode, describe
+from vnet.qmp.async_client import Control, Refusal
 from vnet.views.pci import ConfigImage, ConfigImages
 from vnet.views.system import SystemView
-from vnet.web.control import Control, Refusal
 from vnet.web.feed import Feed
 from vnet.web.guard import Guard
 from vnet.web.rings import RingStream, ring_pictures

@@ -10,10 +10,10 @@ import trio
 
 from vnet.errors import ControlError
 from vnet.live.rates import rates_between
+from vnet.qmp.async_client import Control
 from vnet.qmp.events import LOST
 from vnet.views.plain import to_plain
 from vnet.views.system import SystemView
-from vnet.web.control import Control
 from vnet.web.mailbox import Mailbox
 
 __all__ = ["CLIENTS_MAX", "Feed"]

@@ -10,10 +10,10 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from vnet.errors import ControlError
+from vnet.qmp.async_client import Control
 from vnet.ring_picture.draw import ring_picture
 from vnet.ring_picture.wheel import ring_wheel
 from vnet.views.ring import RingReport, RingSlotsOfQueues, slots_of
-from vnet.web.control import Control
 from vnet.web.feed import CLIENTS_MAX
 from vnet.web.stream import refuse, send_events
 

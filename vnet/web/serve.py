@@ -12,8 +12,8 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
+from vnet.qmp.async_client import Control
 from vnet.web.app import make_app
-from vnet.web.control import Control
 from vnet.web.feed import Feed
 from vnet.web.guard import host_names
 

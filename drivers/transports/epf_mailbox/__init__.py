@@ -1,5 +1,7 @@
 """A register block and command mailbox in plain memory, for endpoints that can't trap register writes."""
 
+from typing import Literal
+
 import attrs
 
 from drivers.carriers.options import TransportOptions
@@ -19,10 +21,13 @@ __all__ = ["MAILBOX", "MailboxOptions"]
 
 @attrs.frozen
 class MailboxOptions(TransportOptions):
-    """How the endpoint notices commands."""
+    """How the endpoint notices commands, and what its function is called."""
 
     poll: bool = False
     """Whether the device polls for commands every millisecond instead of waiting for a doorbell."""
+    ids: Literal["104c:b0f0", "104c:b500"] = "104c:b0f0"
+    """Vendor id and device id of the PCI function: the transport's own, or those of the endpoint in the kernel's
+    documents. Our driver knows both."""
 
 
 MAILBOX = LinkTransport(

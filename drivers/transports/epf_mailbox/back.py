@@ -29,8 +29,7 @@ from drivers.transports.epf_mailbox.registers import (
     MAX_QUEUES,
     MSIX,
     NO_DOORBELL,
-    PCI_DEVICE,
-    PCI_VENDOR,
+    PCI_IDS,
     QUEUE_ENABLED,
     VECTORS,
     VRING_ALIGN,
@@ -63,11 +62,20 @@ class MailboxEpf(VirtioFunction):
     """
 
     def __init__(
-        self, epc: Epc, function: int, identity: Identity, *, poll: bool = False, extension: bool = True
+        self,
+        epc: Epc,
+        function: int,
+        identity: Identity,
+        *,
+        poll: bool = False,
+        extension: bool = True,
+        ids: str = next(iter(PCI_IDS)),
     ) -> None:
+        """``ids``: a key of `PCI_IDS`."""
         super().__init__(epc, function, identity)
         self._poll = poll or not extension
         self._extension = extension
+        self._ids = PCI_IDS[ids]
         self._buffer: DmaBuffer | None = None
         self._regs = memoryview(b"")
         self._driver_version = 0
@@ -86,9 +94,10 @@ class MailboxEpf(VirtioFunction):
             )
         self._buffer = epc.dma.alloc(BAR_SIZE, BAR_SIZE)
         self._regs = epc.dma.pin(self._buffer.addr, BAR_SIZE, "B")
+        vendor_id, device_id = self._ids
         header = PciHeader(
-            vendor_id=PCI_VENDOR,
-            device_id=PCI_DEVICE,
+            vendor_id=vendor_id,
+            device_id=device_id,
             revision=1,
             class_code=self._class_code,
             subsystem_vendor_id=VIRTIO_VENDOR,

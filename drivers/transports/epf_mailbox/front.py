@@ -29,8 +29,7 @@ from drivers.transports.epf_mailbox.registers import (
     MAX_QUEUES,
     MSIX,
     NO_DOORBELL,
-    PCI_DEVICE,
-    PCI_VENDOR,
+    PCI_IDS,
     QUEUE_ENABLED,
     VRING_ALIGN,
     DeviceCommand,
@@ -310,4 +309,5 @@ class VirtioMailbox(FunctionTransport):
         self._put(ExtQueue.DEVICE.at(index), vring.addrs.device)
 
 
-EPF_MAILBOX = VirtioPciDriver("virtio-epf-mailbox", (MatchId(PCI_DEVICE, PCI_VENDOR),), VirtioMailbox)
+ID_TABLE = tuple(MatchId(device, vendor) for vendor, device in PCI_IDS.values())
+EPF_MAILBOX = VirtioPciDriver("virtio-epf-mailbox", ID_TABLE, VirtioMailbox)

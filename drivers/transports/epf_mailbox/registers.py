@@ -8,6 +8,7 @@ bytes, because some fields are not aligned to their size.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum, IntEnum
 
 __all__ = [
@@ -24,8 +25,7 @@ __all__ = [
     "MAX_QUEUES",
     "MSIX",
     "NO_DOORBELL",
-    "PCI_DEVICE",
-    "PCI_VENDOR",
+    "PCI_IDS",
     "QUEUE_ENABLED",
     "VECTORS",
     "VRING_ALIGN",
@@ -40,8 +40,9 @@ __all__ = [
     "register_name",
 ]
 
-PCI_VENDOR, PCI_DEVICE = 0x104C, 0xB0F0
-"""Texas Instruments, as in the RFC, and a device id that TI does not assign. The subsystem ids hold virtio ids."""
+PCI_IDS: Mapping[str, tuple[int, int]] = {"104c:b0f0": (0x104C, 0xB0F0), "104c:b500": (0x104C, 0xB500)}
+"""Vendor id and device id of a function, by their notation in lspci. Both are ids of Texas Instruments, as in the RFC:
+one that TI does not assign, and that of the endpoint in the kernel's documents. The subsystem ids hold virtio ids."""
 
 MAX_QUEUES = 8
 BAR, DOORBELL_BAR = 0, 2

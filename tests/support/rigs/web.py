@@ -10,11 +10,11 @@ import httpx
 import trio
 from trio.testing import memory_stream_pair
 
+from vnet.qmp.async_client import Control
 from vnet.qmp.server import ControlServer
 from vnet.system.world import World, open_world
 from vnet.topology.samples import built_in
 from vnet.web.app import make_app
-from vnet.web.control import Control
 from vnet.web.feed import Feed
 from vnet.web.guard import host_names
 

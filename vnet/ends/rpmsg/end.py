@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import attrs
+import trio
 
 from drivers.devices.rpmsg import (
     Endpoint,
@@ -31,11 +32,47 @@ __all__ = ["Channel", "RpmsgEnd", "mediate_rpmsg", "open_rpmsg"]
 
 @attrs.frozen(eq=False)
 class Channel:
-    """An open channel of a topology: its endpoint and its surface."""
+    """An open channel: its endpoint and its surface."""
 
     spec: ChannelSpec
     endpoint: Endpoint
     surface: Surface
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    """Ends the surface."""
+
+
+@attrs.frozen(eq=False)
+class Channels:
+    """The open channels of one end."""
+
+    bus: RpmsgBus
+    nursery: trio.Nursery
+    """Runs the surfaces."""
+    open: list[Channel] = attrs.field(factory=list)
+
+    async def add(self, spec: ChannelSpec) -> Channel:
+        """Open a channel. Raises RpmsgError if its address is in use, OSError if its path is."""
+        surface = SURFACES[spec.surface][0](Path(spec.path or ""))
+        channel = Channel(spec, self.bus.create(spec.name, addr=spec.addr, inbox=spec.inbox), surface)
+        try:
+            await self.nursery.start(_serve, channel)
+        except OSError:
+            channel.endpoint.close()
+            raise
+        self.open.append(channel)
+        return channel
+
+    def remove(self, addr: int) -> None:
+        """Close the channel with this address; do nothing if there is none."""
+        for channel in [channel for channel in self.open if channel.endpoint.addr == addr]:
+            self.open.remove(channel)
+            channel.scope.cancel()
+            channel.endpoint.close()
+
+
+async def _serve(channel: Channel, task_status: trio.TaskStatus[None]) -> None:
+    with channel.scope:
+        await channel.surface.serve(channel.endpoint, task_status)
 
 
 @attrs.frozen(eq=False)
@@ -46,7 +83,20 @@ class RpmsgEnd:
     side: SideName
     """Whether the end has a driver or a device; with a mediator, both ends have drivers."""
     settings: RpmsgSettings | RpmsgPlug
-    channels: tuple[Channel, ...]
+    _channels: Channels
+
+    @property
+    def channels(self) -> Sequence[Channel]:
+        """The open channels."""
+        return self._channels.open
+
+    async def open_channel(self, spec: ChannelSpec) -> int:
+        """Open a channel, and return its address. Raises RpmsgError, OSError if its path is in use."""
+        return (await self._channels.add(spec)).endpoint.addr
+
+    def close_channel(self, addr: int) -> None:
+        """Close the channel with this address; do nothing if there is none."""
+        self._channels.remove(addr)
 
     @property
     def bus(self) -> RpmsgBus:
@@ -103,25 +153,22 @@ async def open_rpmsg(context: OpenContext[RpmsgSpec]) -> AsyncIterator[tuple[Rpm
         "driver": RpmsgBus(_addresses(spec.driver), address_service=spec.address_service),
         "device": RpmsgBus(_addresses(spec.device), address_service=spec.address_service),
     }
-    channels: dict[SideName, list[Channel]] = {"driver": [], "device": []}
     async with open_background() as nursery:
+        channels = {side: Channels(bus, nursery) for side, bus in buses.items()}
         for side, index, channel in spec.ends():
-            surface = SURFACES[channel.surface][0](Path(channel.path or ""))
-            endpoint = buses[side].create(channel.name, addr=channel.addr, inbox=channel.inbox)
             try:
-                await nursery.start(surface.serve, endpoint)
+                await channels[side].add(channel)
             except OSError as exc:
                 where = f"devices.{context.name}.{side}.channels[{index}].path"
                 raise ConfigError("topology", where, channel.path, exc.strerror or str(exc)) from None
-            channels[side].append(Channel(channel, endpoint, surface))
         settings = RpmsgSettings(buses["driver"], context.features)
-        bus, served = buses["device"], tuple(channels["device"])
+        bus, served = buses["device"], channels["device"]
         if spec.mode == "mediated":
             second = RpmsgEnd("driver", RpmsgSettings(bus, spec.local_features), served)
         else:
             config = RpmsgConfig(spec.to_driver, spec.to_device)
             second = RpmsgEnd("device", RpmsgPlug(bus, context.features, spec.queue_size, config), served)
-        yield RpmsgEnd("driver", settings, tuple(channels["driver"])), second
+        yield RpmsgEnd("driver", settings, channels["driver"]), second
 
 
 def mediate_rpmsg(context: OpenContext[RpmsgSpec], names: tuple[str, str]) -> RpmsgMediator:

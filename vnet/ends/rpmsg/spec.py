@@ -21,7 +21,7 @@ from vnet.ports.rpmsg.socket import SocketSurface
 from vnet.ports.rpmsg.surface import EchoSurface, Surface
 from vnet.spec import PATH_RULE, PeerSpec, file_key, fits_socket, must
 
-__all__ = ["SURFACES", "ChannelSpec", "RpmsgEndSpec", "RpmsgSpec"]
+__all__ = ["SURFACES", "ChannelSpec", "RpmsgEndSpec", "RpmsgSpec", "surface_problem"]
 
 SURFACES: Mapping[str, tuple[Callable[[Path], Surface], tuple[str, ...]]] = {
     "none": (lambda path: Surface(), ()),
@@ -57,6 +57,13 @@ class ChannelSpec:
     """Address of the channel's endpoint. Default: a free address from 1024 on."""
     inbox: int = attrs.field(default=256, validator=must(lambda v: 1 <= v <= 65536, "between 1 and 65536"))
     """Largest number of received messages that wait for the program."""
+
+
+def surface_problem(channel: ChannelSpec) -> str | None:
+    """Return why the surface of a channel and its path do not go together; None if they do."""
+    if bool(SURFACES[channel.surface][1]) == (channel.path is not None):
+        return None
+    return f"must be {'absent' if channel.path is not None else 'given'} for surface {channel.surface}"
 
 
 @attrs.frozen
@@ -129,10 +136,9 @@ class RpmsgSpec(PeerSpec):
         taken: set[tuple[str, int]] = set()
         for side, index, channel in self.ends():
             where = (side, "channels", index)
-            if bool(SURFACES[channel.surface][1]) != (channel.path is not None):
-                presence = "absent" if channel.path is not None else "given"
-                why = f"must be {presence} for surface {channel.surface}"
-                yield FieldError((*where, "path"), channel.path, why)
+            problem = surface_problem(channel)
+            if problem is not None:
+                yield FieldError((*where, "path"), channel.path, problem)
             if channel.addr == AS_ADDR and self.address_service:
                 why = "already used by the address service (address_service = true)"
                 yield FieldError((*where, "addr"), channel.addr, why)

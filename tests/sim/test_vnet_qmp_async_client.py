@@ -11,7 +11,7 @@ from trio.testing import MemorySendStream, memory_stream_pair
 
 from support.rigs.web import open_web
 from vnet.errors import ControlError
-from vnet.web.control import PATIENCE, Control, Refusal
+from vnet.qmp.async_client import PATIENCE, Control, Refusal
 
 GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\r\n{"return": {}}\r\n'
 

@@ -32,14 +32,16 @@ class Conversation:
         self._stream = stream
         self._framer = LineFramer(REPLY_MAX)
 
-    async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
-        """Return the result of a command. Raises Refusal, ControlError."""
+    async def execute(
+        self, command: str, arguments: Mapping[str, object] | None = None, timeout: float = PATIENCE
+    ) -> object:
+        """Return the result of a command, which may take ``timeout`` seconds. Raises Refusal, ControlError."""
         try:
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(timeout):
                 await self._stream.send_all(codec.emit({"execute": command, "arguments": dict(arguments or {})}))
                 reply = await self.receive()
         except trio.TooSlowError:
-            raise ControlError(f"the system does not answer within {PATIENCE:g} s") from None
+            raise ControlError(f"the system does not answer within {timeout:g} s") from None
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise ControlError("the system closed the connection") from None
         try:
@@ -85,13 +87,13 @@ class Control:
         finally:
             await conversation.aclose()
 
-    async def act(self, command: str, arguments: Mapping[str, object]) -> object:
+    async def act(self, command: str, arguments: Mapping[str, object], timeout: float = PATIENCE) -> object:
         """Return the result of a command in a conversation of its own, so that looks do not wait for it.
 
-        Raises Refusal, ControlError.
+        It may take ``timeout`` seconds. Raises Refusal, ControlError.
         """
         async with self.converse() as conversation:
-            return await conversation.execute(command, arguments)
+            return await conversation.execute(command, arguments, timeout)
 
     async def look(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         """Return the result of a query. The connection is kept. Raises Refusal, ControlError."""

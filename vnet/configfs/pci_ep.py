@@ -1,0 +1,339 @@
+"""The directory pci_ep: endpoint functions, endpoint controllers, and the links that bind them."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from heapq import heappop, heappush
+
+import attrs
+
+from drivers.carriers.ntb_registers import MAX_MWS
+from drivers.contracts.hw import MAX_FUNCTIONS
+from vnet.configfs.functions import HEADER, INTERRUPTS, NTB_ATTRIBUTES, Function, FunctionDriver, function_drivers
+from vnet.configfs.operations import System, applied
+from vnet.configfs.tree import Attribute, Directory, Kind, Link, attributes
+from vnet.configfs.values import TreeError, parse_bool, parse_unsigned
+from vnet.configfs.virtio import choose_type, client_of, virtio_kind
+from vnet.names import NAME, NAME_RULE
+from vnet.topology import Topology
+
+__all__ = ["PciEndpoints"]
+
+SIDES = ("primary", "secondary")
+WINDOWS = {f"mw{window}": window for window in range(1, MAX_MWS + 1)}
+"""Number of the window by attribute."""
+
+
+@attrs.define(eq=False)
+class Controller:
+    """An endpoint controller, which has the name of its link."""
+
+    link: str
+    started: bool = False
+    """Whether the host at the other end of the link sees its functions."""
+
+
+class PciEndpoints:
+    """The directory pci_ep of a system."""
+
+    def __init__(self, root: Directory, system: System) -> None:
+        self._system = system
+        self._functions: dict[tuple[str, str], tuple[Function, Directory]] = {}
+        """Functions by table of the topology and name, with their directories."""
+        self._removed: list[int] = []
+        """Indices of removed functions, which are free: a heap."""
+        self._indices = 0
+        top = root.add("pci_ep", Kind())
+        functions = top.add("functions", Kind())
+        self._drivers = function_drivers()
+        self._parents: dict[str, Directory] = {}
+        for name, driver in self._drivers.items():
+            self._parents[name] = functions.add(name, Kind(make=self._make), driver)
+            functions.link(driver.alias, self._parents[name], fixed=True)
+        start = Attribute("start", lambda controller: str(int(controller.data.started)), self._start)
+        self._controllers = top.add("controllers", Kind())
+        self._controller = Kind(attributes(start), allow_link=self._link_function, drop_link=self._unlink_function)
+        self._sides = {
+            side: Kind(allow_link=partial(self._link_side, side), drop_link=partial(self._unlink_side, side))
+            for side in SIDES
+        }
+        self._function = Kind(_header_attributes(), drop=self._drop)
+        self._ntb = attrs.evolve(self._function, make=self._make_settings)
+        self._ntb_settings = Kind(_ntb_attributes(), drop=_check_free)
+        self._virtio_settings = Kind(allow_link=self._choose, drop_link=_check_free)
+
+    # The running system
+
+    def refresh(self) -> None:
+        """Add and remove directories and links, so that they are those of the running system."""
+        topology = self._system.topology
+        links = {name for name, link in topology.links.items() if isinstance(link.endpoint, str)}
+        parts = {("devices", name) for name, device in topology.devices.items() if device.link in links}
+        parts |= {("ntbs", name) for name in topology.ntbs}
+        for key in [key for key, (function, _) in self._functions.items() if function.added and key not in parts]:
+            self._forget(key)
+        for name in self._controllers.children.keys() - links:
+            self._lose(name)
+        for name in sorted(links - self._controllers.children.keys()):
+            self._controllers.add(name, self._controller, Controller(name))
+        for table, name in sorted(parts - self._functions.keys()):
+            self._adopt(table, name)
+
+    def _adopt(self, table: str, name: str) -> None:
+        """Add the function of a device or NTB of the running system."""
+        index = self._take_index()
+        for driver in (driver for driver in self._drivers.values() if driver.table == table):
+            function = driver.running(name, index, self._system.topology)
+            if function is not None:
+                break
+        else:
+            heappush(self._removed, index)
+            return
+        parent = self._parents[driver.name]
+        directory = self._directory(parent, function)
+        parent.put(directory)
+        if not driver.own_directory:
+            directory.put(Directory(function.full_name, self._ntb_settings, directory, function))
+        for side, link in function.controllers.items():
+            controller = self._controller_of(link)
+            controller.data.started = True
+            if driver.sides == 1:
+                controller.link(name, directory)
+            else:
+                self._side(directory, side).link(link, controller)
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        """Remove the links of a function that the system no longer has. Its directory stays."""
+        function, directory = self._functions[key]
+        for link in function.controllers.values():
+            controller = self._controller_of(link)
+            for name, child in list(controller.children.items()):
+                if isinstance(child, Link) and child.target is directory:
+                    controller.discard(name)
+        for side in function.controllers:
+            place = self._side(directory, side)
+            for name in list(place.children):
+                place.discard(name)
+        function.controllers.clear()
+        function.added = False
+
+    def _lose(self, link: str) -> None:
+        """Remove the controller of a link that the system no longer has, with all links to it."""
+        for function, directory in self._functions.values():
+            for side in [side for side, own in function.controllers.items() if own == link]:
+                del function.controllers[side]
+                place = self._side(directory, side)
+                for name, child in list(place.children.items()):
+                    if isinstance(child, Link) and child.target.name == link:
+                        place.discard(name)
+        self._controllers.discard(link)
+
+    # Functions
+
+    def _make(self, parent: Directory, name: str) -> Directory:
+        driver: FunctionDriver = parent.data
+        topology = self._system.topology
+        if not NAME.fullmatch(name):
+            raise TreeError(errno.EINVAL, NAME_RULE)
+        taken = topology.devices if driver.table == "devices" else topology.ntbs
+        if (driver.table, name) in self._functions or name in taken:
+            raise TreeError(errno.EEXIST, f"the system has {name} elsewhere")
+        return self._directory(parent, driver.new(name, self._take_index()))
+
+    def _directory(self, parent: Directory, function: Function) -> Directory:
+        """Return a function's directory, which is not yet in that of its driver."""
+        driver = function.driver
+        made = Directory(function.name, self._function if driver.own_directory else self._ntb, parent, function)
+        for side, kind in self._sides.items():
+            made.add(side, kind, function)
+        if driver.own_directory:
+            made.add(function.full_name, virtio_kind(function, self._virtio_settings), function)
+        self._functions[driver.table, function.name] = function, made
+        return made
+
+    def _make_settings(self, parent: Directory, name: str) -> Directory:
+        function: Function = parent.data
+        if any(isinstance(child, Directory) and child.own for child in parent.children.values()):
+            raise TreeError(errno.EBUSY, "the function has such a directory")
+        return Directory(name, self._ntb_settings, parent, function)
+
+    async def _drop(self, directory: Directory) -> None:
+        self._release(directory.data)
+
+    def _release(self, function: Function) -> None:
+        del self._functions[function.driver.table, function.name]
+        heappush(self._removed, function.index)
+
+    def _take_index(self) -> int:
+        if self._removed:
+            return heappop(self._removed)
+        self._indices += 1
+        return self._indices - 1
+
+    async def _choose(self, directory: Directory, target: Directory) -> None:
+        if directory.children:
+            raise TreeError(errno.EBUSY, "it has a client")
+        choose_type(directory, client_of(target).type, self._virtio_settings)
+
+    # Links between functions and controllers
+
+    async def _link_function(self, controller: Directory, target: Directory) -> None:
+        if target.kind not in (self._function, self._ntb):
+            raise TreeError(errno.EINVAL, "must lead to a function")
+        await self._bind(target.data, controller.data, "primary")
+
+    async def _unlink_function(self, _: Directory, target: Directory) -> None:
+        await self._unbind(target.data, "primary")
+
+    async def _link_side(self, side: str, directory: Directory, target: Directory) -> None:
+        if not isinstance(target.data, Controller):
+            raise TreeError(errno.EINVAL, "must lead to a controller")
+        await self._bind(directory.data, target.data, side)
+
+    async def _unlink_side(self, side: str, directory: Directory, _: Directory) -> None:
+        await self._unbind(directory.data, side)
+
+    async def _bind(self, function: Function, controller: Controller, side: str) -> None:
+        """Bind a function to a controller; add it to the system if all its controllers are started."""
+        if side in function.controllers:
+            raise TreeError(errno.EBUSY, f"{function.name} has a {side} controller")
+        if side in SIDES[function.driver.sides :] or controller.link in function.controllers.values():
+            raise TreeError(errno.EINVAL, f"{function.name} can't have it as its {side} controller")
+        if sum(controller.link in other.controllers.values() for other, _ in self._functions.values()) >= MAX_FUNCTIONS:
+            raise TreeError(errno.EINVAL, f"the controller has {MAX_FUNCTIONS} functions")
+        function.controllers[side] = controller.link
+        try:
+            if function.complete:
+                function.driver.part(function, self._system.topology)
+                await self._add([function])
+        except BaseException:
+            function.controllers.pop(side, None)
+            raise
+
+    async def _unbind(self, function: Function, side: str) -> None:
+        await self._remove(function)
+        function.controllers.pop(side, None)
+
+    async def _start(self, directory: Directory, text: str) -> None:
+        """Start the controller, and add the functions that waited for it; or stop it, which its host sees at once."""
+        controller: Controller = directory.data
+        start = parse_bool(text)
+        if start == controller.started:
+            return
+        if not start:
+            await applied(self._system.stop(controller.link))
+            controller.started = False
+            return
+        await applied(self._system.start(controller.link))
+        controller.started = True
+        functions = [each for each, _ in self._functions.values() if controller.link in each.controllers.values()]
+        try:
+            await self._add(functions)
+        except BaseException:
+            controller.started = False
+            raise
+
+    async def _add(self, functions: Iterable[Function]) -> None:
+        """Add those of the functions whose controllers are all started to the system: all or none."""
+        whole, new = self._system.topology, Topology({}, {}, {}, {})
+        ready = [
+            function for function in functions if function.complete and not function.added and self._ready(function)
+        ]
+        for function in ready:
+            part = function.driver.part(function, whole)
+            whole, new = _merged(whole, part), _merged(new, part)
+        if ready:
+            await applied(self._system.add(new))
+            for function in ready:
+                function.added = True
+
+    def _ready(self, function: Function) -> bool:
+        return all(self._controller_of(link).data.started for link in function.controllers.values())
+
+    async def _remove(self, function: Function) -> None:
+        """Remove a function from the system, with what it carries."""
+        if not function.added:
+            return
+        function.added = False  # before the system changes: then it is no loss
+        try:
+            await applied(self._system.remove(f"{function.driver.table}.{function.name}"))
+        except BaseException:
+            function.added = True
+            raise
+
+    def _controller_of(self, link: str) -> Directory:
+        controller = self._controllers.children[link]
+        assert isinstance(controller, Directory)
+        return controller
+
+    def _side(self, directory: Directory, side: str) -> Directory:
+        place = directory.children[side]
+        assert isinstance(place, Directory)
+        return place
+
+
+def _merged(whole: Topology, part: Topology) -> Topology:
+    return attrs.evolve(whole, devices={**whole.devices, **part.devices}, ntbs={**whole.ntbs, **part.ntbs})
+
+
+async def _check_free(directory: Directory, _: Directory | None = None) -> None:
+    """Raise TreeError (EBUSY) while the function of a directory is linked to a controller."""
+    directory.data.check_free()
+
+
+# Attributes
+
+Values = Callable[[Function], dict[str, int]]
+"""Returns the values of a function that an attribute changes."""
+
+
+def _number(name: str, bits: int, values: Values, show: Callable[[Function, str], str]) -> Attribute:
+    """Return an attribute of a function: an unsigned number of at most ``bits`` bits."""
+
+    async def store(directory: Directory, text: str) -> None:
+        function: Function = directory.data
+        function.check_free()
+        value = parse_unsigned(text, bits)
+        if name == "num_mws" and value > MAX_MWS:
+            raise TreeError(errno.EINVAL, f"must be at most {MAX_MWS}")
+        if name in WINDOWS and WINDOWS[name] > values(function)["num_mws"]:
+            raise TreeError(errno.EINVAL, f"num_mws must be at least {WINDOWS[name]}")
+        values(function)[name] = value
+
+    return Attribute(name, lambda directory: show(directory.data, name), store)
+
+
+def _header(function: Function) -> dict[str, int]:
+    return function.header
+
+
+def _show_header(function: Function, name: str) -> str:
+    return f"{function.shown(name):#06x}"
+
+
+def _interrupts(function: Function) -> dict[str, int]:
+    return function.interrupts
+
+
+def _show_interrupts(function: Function, name: str) -> str:
+    return str(function.interrupts.get(name, 0))
+
+
+def _ntb_values(function: Function) -> dict[str, int]:
+    return function.settings.table
+
+
+def _show_ntb_value(function: Function, name: str) -> str:
+    return str(function.settings.table[name])
+
+
+def _header_attributes() -> Mapping[str, Attribute]:
+    header = (_number(name, bits, _header, _show_header) for name, bits in HEADER.items())
+    interrupts = (_number(name, bits, _interrupts, _show_interrupts) for name, bits in INTERRUPTS.items())
+    return attributes(*header, *interrupts)
+
+
+def _ntb_attributes() -> Mapping[str, Attribute]:
+    return attributes(*(_number(name, bits, _ntb_values, _show_ntb_value) for name, bits in NTB_ATTRIBUTES.items()))
