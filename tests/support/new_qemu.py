@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from support.machine import RequireTool, unavailable
-from vnet.bench.guest_kernel import CACHE
+from support.machine import RequireTool, in_machine_network, unavailable
+from vnet.bench.guest_kernel import CACHE, cache_lock
 from vnet.bench.guest_qemu import UNPACKED, has_functions, unpacked_qemu
 from vnet.system.qemu import PROGRAM, function_arguments
 
@@ -34,7 +34,8 @@ def new_qemu(require_tool: RequireTool) -> Sequence[str]:
     if has_functions():
         return (PROGRAM,)
     require_tool("apt-get", "dpkg-deb")
-    root = next(CACHE.glob(UNPACKED), None) or _download()
+    with cache_lock():
+        root = next(CACHE.glob(UNPACKED), None) or in_machine_network(_download)
     if root is None:
         unavailable(f"{PACKAGE} of {SUITE}-backports can't be downloaded")
     return unpacked_qemu(root)

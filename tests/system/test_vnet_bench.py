@@ -14,15 +14,12 @@ import pytest
 from click.testing import CliRunner
 
 from support.machine import NETNS, RequireTool
-from support.new_qemu import new_qemu
 from vnet.bench import disk, guest_kernel
 from vnet.bench.figures import FIGURES, QueueFigures, Results
 from vnet.bench.links import LinksFigures, LinksResults
 from vnet.bench.measure import WORKLOADS
 from vnet.bench.suites import CARRIERS, NET, SUITES, WITH_GUEST, traffic
 from vnet.cli import bench
-
-__all__ = ["new_qemu"]
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from support.guest import Serve
-from support.new_qemu import function, new_qemu
+from support.new_qemu import function
 from vnet.bench.guest import shared
-
-__all__ = ["new_qemu"]
 
 pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(600)]
 
