@@ -145,6 +145,7 @@ def test_defaults_are_shown_as_a_file_would_have_them() -> None:
         ("a b", "a c\n", False),
         ("a\nc", "a\nb\nc\n", False),
         ("----  --", "-----------  ---\n", True),
+        ("mdev = 0.1/0.2 ms", "mdev = 31.5/60.2 ms, pipe 2\n", True),
     ],
 )
 def test_shown_output_is_compared_apart_from_its_numbers(shown: str, printed: str, same: bool) -> None:
