@@ -22,6 +22,7 @@ NO_PACE = 1 << 62
 """Work budget of a turn without a limit."""
 MAX_SEGMENT = 0xFFFF_FFFF
 """Maximum bytes of a descriptor: the largest value of its length field."""
+TOO_LONG = "a chain may not have more than 2^32 bytes, nor a segment of it as many"
 FREE, IN_FLIGHT = 0, 1 << 62
 """States of a chain; the number of each batch of completed chains lies between them."""
 
@@ -38,6 +39,7 @@ class DriverSide:
         "_indirect",
         "_indirect_max",
         "_kicks",
+        "_links",
         "_returned",
         "_suppressed",
         "_tables",
@@ -50,6 +52,9 @@ class DriverSide:
         "num_free",
     )
 
+    TABLE_WRITE: ClassVar[int]
+    """Flag of a device-writable entry of an indirect table, in its second word."""
+
     def __init__(self, memory: Memory, areas: Areas, indirect: Addr | None, indirect_max: int, num: int) -> None:
         """Take ``indirect`` as the address of ``num`` tables of ``indirect_max`` descriptors. Raises MemoryFault."""
         self.num = num
@@ -61,6 +66,7 @@ class DriverSide:
         self._indirect, self._indirect_max = indirect, min(indirect_max, num)
         if indirect is not None:
             self._tables = areas.pin(indirect, num * self._indirect_max * DESC_SIZE, "Q")
+        self._links = [0] * self._indirect_max  # by position: flags and next of an entry before the last of a table
         # Chains in flight, by head or buffer id.
         self._tokens: list[int | None] = [None] * num
         self._counts = [0] * num  # ring descriptors of the chain
@@ -69,10 +75,41 @@ class DriverSide:
         self._violation: tuple[str, str] | None = None
         self._kicks = self._suppressed = self._chains = self._returned = self._bad_lengths = 0
 
-    def _segments(
-        self, readable: Sequence[Segment], writable: Sequence[Segment]
-    ) -> tuple[list[tuple[Addr, int, int]], bool]:
-        """Return (address, bytes, flags) of each descriptor of a chain, and whether they go to an indirect table.
+    def _fits_table(self, count: int) -> bool:
+        """Return whether a chain of ``count`` descriptors goes to an indirect table now."""
+        return self._tables is not None and 1 < count <= self._indirect_max and self.num_free > 0
+
+    def _fill_table(self, ident: int, readable: Sequence[Segment], writable: Sequence[Segment]) -> int:
+        """Write the indirect table of a head or buffer id. Returns the bytes that the device may write.
+
+        Raises LocalRingError for an invalid chain. What is in a table does not matter until a descriptor refers to it.
+        """
+        tables, links, write = self._tables, self._links, self.TABLE_WRITE
+        assert tables is not None
+        at, position, total, room = 2 * ident * self._indirect_max, 0, 0, 0
+        last = len(readable) + len(writable) - 1
+        for addr, size in readable:
+            if size > MAX_SEGMENT:
+                raise LocalRingError(TOO_LONG)
+            tables[at] = addr
+            tables[at + 1] = size | links[position] if position < last else size
+            total += size
+            position += 1
+            at += 2
+        for addr, size in writable:
+            if size > MAX_SEGMENT:
+                raise LocalRingError(TOO_LONG)
+            tables[at] = addr
+            tables[at + 1] = size | write | links[position] if position < last else size | write
+            room += size
+            position += 1
+            at += 2
+        if total + room > MAX_CHAIN_BYTES:
+            raise LocalRingError(TOO_LONG)
+        return room
+
+    def _segments(self, readable: Sequence[Segment], writable: Sequence[Segment]) -> list[tuple[Addr, int, int]]:
+        """Return (address, bytes, flags) of each descriptor of a chain that goes to the ring itself.
 
         Raises LocalRingError for an invalid chain, QueueFull if there is no room.
         """
@@ -82,13 +119,13 @@ class DriverSide:
             raise LocalRingError("a chain needs at least one descriptor")
         sizes = [size for _, size, _ in segs]
         if sum(sizes) > MAX_CHAIN_BYTES or max(sizes) > MAX_SEGMENT:
-            raise LocalRingError("a chain may not have more than 2^32 bytes, nor a segment of it as many")
+            raise LocalRingError(TOO_LONG)
         in_table = self._tables is not None and 1 < count <= self._indirect_max
         if count > self.num and not in_table:
             raise LocalRingError(f"a chain of {count} descriptors does not fit a queue of {self.num}")
         if (wanted := 1 if in_table else count) > self.num_free:
             raise QueueFull(f"{wanted} descriptors wanted, {self.num_free} free")
-        return segs, in_table
+        return segs
 
     def _count_publication(self, wanted: bool) -> bool:
         """Count a publication, and a kick if ``wanted``. Returns ``wanted``."""

@@ -237,6 +237,8 @@ class Submitter(ABC, Generic[R]):
     def _queue(self, request: R) -> SubmissionQueue[R] | None:
         """Return the next queue with room, in turn, or None."""
         queues = self._queues
+        if len(queues) == 1:
+            return queues[0] if queues[0].room(request) else None
         for _ in queues:
             queue = queues[self._turn % len(queues)]
             self._turn += 1

@@ -32,6 +32,8 @@ class PackedVirtqueue(DriverSide):
     given out in turn.
     """
 
+    TABLE_WRITE = WRITE << 48
+
     def __init__(
         self,
         memory: Memory,
@@ -64,35 +66,32 @@ class PackedVirtqueue(DriverSide):
         self._ring.driver[0] = self._ring.device[0] = ENABLE
 
     def add(self, readable: Sequence[Segment], writable: Sequence[Segment], token: int, /) -> None:
-        if len(readable) + len(writable) == 1:
+        count = len(readable) + len(writable)
+        if count == 1:
             [(addr, size)] = readable or writable
             self.add_each(((addr, size, token),), bool(writable))
             return
-        segs, in_table = self._segments(readable, writable)
-        ident = self._ids.pop()
-        if in_table:
-            segs = [self._fill_table(ident, segs)]
+        if self._fits_table(count):
+            ident = self._ids[-1]
+            self._writable[ident] = self._fill_table(ident, readable, writable)
+            assert self._indirect is not None
+            table = Addr(self._indirect + ident * self._indirect_max * DESC_SIZE)
+            segs = [(table, count * DESC_SIZE, INDIRECT)]
+        else:
+            segs = self._segments(readable, writable)
+            ident = self._ids[-1]
+            self._writable[ident] = sum(size for _, size in writable)
+        self._ids.pop()
         last = len(segs) - 1
         for index, (addr, size, flags) in enumerate(segs):
             word = size | flags << 48 | (NEXT << 48 if index < last else ident << 32)
             self._put(addr, word)
         self._tokens[ident] = token
         self._counts[ident] = len(segs)
-        self._writable[ident] = sum(size for _, size in writable)
         self.num_free -= len(segs)
         self._unpublished += len(segs)
         self._unpublished_chains += 1
         self._chains += 1
-
-    def _fill_table(self, ident: int, segs: Sequence[tuple[Addr, int, int]]) -> tuple[Addr, int, int]:
-        """Write the buffer id's indirect table. Returns the descriptor that refers to it."""
-        assert self._tables is not None
-        assert self._indirect is not None
-        first = ident * self._indirect_max
-        for index, (addr, size, flags) in enumerate(segs, first):
-            self._tables[2 * index] = addr
-            self._tables[2 * index + 1] = size | flags << 48
-        return Addr(self._indirect + first * DESC_SIZE), len(segs) * DESC_SIZE, INDIRECT
 
     def _put(self, addr: int, word: int) -> None:
         """Fill the next descriptor with ``word``, adding the bits that make it available."""

@@ -30,6 +30,8 @@ class SplitVirtqueue(DriverSide):
     are taken in ring order, because they become free in that order.
     """
 
+    TABLE_WRITE = WRITE << 32
+
     def __init__(
         self,
         memory: Memory,
@@ -52,6 +54,7 @@ class SplitVirtqueue(DriverSide):
         self._desc = self._ring.desc
         self._avail = self._ring.avail
         self._used_elems = self._ring.used_elems
+        self._links = [NEXT << 32 | at + 1 << 48 for at in range(self._indirect_max)]
         self._next = [*range(1, num), 0]  # by descriptor: the next free one, or the next in its chain
         self._free = 0
         self._added = 0  # available index including unpublished chains
@@ -68,8 +71,19 @@ class SplitVirtqueue(DriverSide):
             self.add_each(((addr, size, token),), bool(writable))
             return
         head = self._free
-        self._add_many(head, *self._segments(readable, writable))
-        self._writable[head] = sum(size for _, size in writable)
+        if self._fits_table(count):
+            room = self._fill_table(head, readable, writable)
+            assert self._indirect is not None
+            self._desc[2 * head] = self._indirect + head * self._indirect_max * DESC_SIZE
+            self._desc[2 * head + 1] = count * DESC_SIZE | INDIRECT << 32
+            self._free = self._next[head]
+            slots = 1
+        else:
+            room = self._fill_ring(self._segments(readable, writable))
+            slots = count
+        self._counts[head] = slots
+        self.num_free -= slots
+        self._writable[head] = room
         self._tokens[head] = token
         self._avail[AVAIL_RING + (self._added & self._mask)] = head
         self._added = self._added + 1 & 0xFFFF
@@ -107,32 +121,18 @@ class SplitVirtqueue(DriverSide):
         self.num_free -= count
         self._chains += count
 
-    def _add_many(self, head: int, segs: Sequence[tuple[Addr, int, int]], in_table: bool) -> None:
-        count = len(segs)
-        if in_table:
-            assert self._tables is not None
-            assert self._indirect is not None
-            first = head * self._indirect_max
-            for at, (addr, size, flags) in enumerate(segs):
-                link = (NEXT | flags) << 32 | at + 1 << 48 if at + 1 < count else flags << 32
-                self._tables[2 * (first + at)] = addr
-                self._tables[2 * (first + at) + 1] = size | link
-            self._desc[2 * head] = self._indirect + first * DESC_SIZE
-            self._desc[2 * head + 1] = count * DESC_SIZE | INDIRECT << 32
-            self._free = self._next[head]
-            slots = 1
-        else:
-            index = head
-            for at, (addr, size, flags) in enumerate(segs):
-                following = self._next[index]
-                link = (NEXT | flags) << 32 | following << 48 if at + 1 < count else flags << 32
-                self._desc[2 * index] = addr
-                self._desc[2 * index + 1] = size | link
-                index = following
-            self._free = index
-            slots = count
-        self._counts[head] = slots
-        self.num_free -= slots
+    def _fill_ring(self, segs: Sequence[tuple[Addr, int, int]]) -> int:
+        """Write a chain to free descriptors. Returns the bytes that the device may write."""
+        index, count, room = self._free, len(segs), 0
+        for at, (addr, size, flags) in enumerate(segs):
+            following = self._next[index]
+            link = (NEXT | flags) << 32 | following << 48 if at + 1 < count else flags << 32
+            self._desc[2 * index] = addr
+            self._desc[2 * index + 1] = size | link
+            room += size if flags else 0
+            index = following
+        self._free = index
+        return room
 
     def publish(self) -> bool:
         old, new = self._published, self._added

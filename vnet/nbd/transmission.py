@@ -14,11 +14,13 @@ REQUEST_MAGIC, SIMPLE_MAGIC, STRUCTURED_MAGIC = 0x25609513, 0x67446698, 0x668E33
 DONE = 1
 """Flag of a reply's last chunk."""
 
-_REQUEST = struct.Struct(">IHHQQI")
+_FIELDS = struct.Struct(">4xHHQQI")
 _SIMPLE = struct.Struct(">IIQ")
 _CHUNK = struct.Struct(">IHHQI")
 _DATA_CHUNK = struct.Struct(">IHHQIQ")
-REQUEST_SIZE = _REQUEST.size
+REQUEST_SIZE = _FIELDS.size
+MAGIC = REQUEST_MAGIC.to_bytes(4, "big")
+_new = tuple.__new__  # makes an `NbdCommand` in a third of the time that its own constructor takes
 
 
 class NbdCommand(NamedTuple):  # takes a third of the time that an attrs class takes to construct
@@ -53,11 +55,11 @@ class CommandReceiver:
         start = self._start
         if self._end - start < REQUEST_SIZE:
             return None
-        magic, flags, kind, cookie, offset, size = _REQUEST.unpack_from(self._buffer, start)
-        if magic != REQUEST_MAGIC:
+        if not self._buffer.startswith(MAGIC, start, self._end):
+            magic = int.from_bytes(self._buffer[start : start + len(MAGIC)], "big")
             raise NbdProtocolError(f"a request without its magic number: {magic:#010x}")
         self._start = start + REQUEST_SIZE
-        return NbdCommand(flags, kind, cookie, offset, size)
+        return _new(NbdCommand, _FIELDS.unpack_from(self._buffer, start))
 
     def into(self, views: Sequence[memoryview]) -> bool:
         """Set the destination of the next bytes; return whether all are already received."""

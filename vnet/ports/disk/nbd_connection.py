@@ -42,6 +42,8 @@ BYTES_MAX = 2 << 20
 BLOCK_MAX = 32 << 20
 """Maximum size of a command, in bytes."""
 
+IN, READ = RequestType.IN, CommandType.READ.value
+"""Also here, because looking a member of an enumeration up takes longer than comparing with it."""
 ERRORS: Mapping[BlkStatus, NbdError] = {
     BlkStatus.OK: NbdError.OK,
     BlkStatus.IOERR: NbdError.IO,
@@ -137,8 +139,9 @@ class Connection:
 
     def _begin_small_read(self, command: NbdCommand) -> bool:
         """Begin a small read, the most frequent command, without a coroutine; return False if that is impossible."""
-        size, disk = command.size, self._disk
-        if command.type != CommandType.READ or self._commands >= COMMANDS_MAX or self._bytes + size > BYTES_MAX:
+        _, kind, _, offset, size = command
+        disk = self._disk
+        if kind != READ or self._commands >= COMMANDS_MAX or self._bytes + size > BYTES_MAX:
             return False
         if not 0 < size <= disk.transfer_max or self._limits.check(command, size):
             return False
@@ -148,8 +151,9 @@ class Connection:
         self._statistics.commands += 1
         self._commands += 1
         self._bytes += size
-        done = partial(self._complete_read, _Pending(command, 1))
-        disk.submit(DiskRequest(RequestType.IN, done, command.offset, size, buffer))
+        request = DiskRequest(IN, self._complete_small_read, offset, size, buffer)
+        request.context = command
+        disk.submit(request)
         return True
 
     async def _begin_read(self, command: NbdCommand) -> None:
@@ -184,7 +188,7 @@ class Connection:
             if not at:
                 self._out.put(head)
             self._commands += 1  # count the data as a command until they are sent
-            self._out.put(data, None, command)
+            self._out.put(data, command=command)
             self._out.wake()
         self._sent(None, command)
 
@@ -215,6 +219,27 @@ class Connection:
 
     # Completions of the device
 
+    def _complete_small_read(self, request: DiskRequest) -> None:
+        buffer, command = request.buffer, request.context
+        assert buffer is not None
+        assert isinstance(command, NbdCommand)
+        if request.status:
+            self._sent(buffer, None)
+            self._end(command, ERRORS[request.status])
+        elif self._nursery is None:
+            self._sent(buffer, None)
+        else:
+            self._send_data(command, request, buffer, last=True)
+
+    def _send_data(self, command: NbdCommand, request: DiskRequest, buffer: Buffer, *, last: bool) -> None:
+        """Send data that were read, with a header of their own; with ``last``, the command ends."""
+        if self._handshake.structured:
+            head = read_header(command.cookie, request.offset, request.size, last=last)
+        else:
+            head = simple_reply(command.cookie)
+        self._out.put(head, buffer.views, buffer, command if last else None)
+        self._out.wake()
+
     def _complete_read(self, pending: _Pending, request: DiskRequest) -> None:
         buffer = request.buffer
         assert buffer is not None
@@ -227,17 +252,7 @@ class Connection:
         elif self._nursery is None:
             self._sent(buffer, None)
         else:
-            done = last and not pending.error
-            if self._handshake.structured:
-                head = read_header(command.cookie, request.offset, request.size, last=done)
-            else:
-                head = simple_reply(command.cookie)
-            out, views = self._out, buffer.views
-            out.put(head)
-            for view in views[:-1]:
-                out.put(view)
-            out.put(views[-1], buffer, command if done else None)
-            out.wake()
+            self._send_data(command, request, buffer, last=last and not pending.error)
         if last and pending.error:
             self._end(command, pending.error)
 
@@ -278,7 +293,7 @@ class Connection:
         if self._nursery is not None:
             structured = self._handshake.structured and (error or command.type == CommandType.READ)
             reply = error_reply(command.cookie, error) if structured else simple_reply(command.cookie, error)
-            self._out.put(reply, None, command)
+            self._out.put(reply, command=command)
             self._out.wake()
 
     def _sent(self, buffer: Buffer | None, command: NbdCommand | None) -> None:

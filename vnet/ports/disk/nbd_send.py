@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 import trio
 
 from drivers.flow.pump import Signal
 from drivers.storage.bounce import Buffer
+from rings.chain import skip
 from vnet.nbd import NbdCommand
 
 __all__ = ["Outbox"]
 
-IOV = 256
-"""Maximum number of buffers per system call."""
+REPLIES = 64
+"""Maximum replies per system call: together they have fewer than 1024 buffers, which is the kernel's limit."""
+Reply = tuple[list[memoryview], int, Buffer | None, NbdCommand | None]
+"""Views to send, their bytes, and what `Outbox` calls ``sent`` with afterwards."""
 
 
 class Outbox:
@@ -25,41 +28,50 @@ class Outbox:
     def __init__(self, client: socket.socket, sent: Callable[[Buffer | None, NbdCommand | None], None]) -> None:
         self._socket = client
         self._sent = sent
-        self._items: deque[tuple[memoryview, Buffer | None, NbdCommand | None]] = deque()
+        self._replies: deque[Reply] = deque()
         self._filled = Signal()
 
-    def put(self, data: bytes | memoryview, buffer: Buffer | None = None, command: NbdCommand | None = None) -> None:
-        """Queue ``data``, which are sent after `wake`."""
-        self._items.append((memoryview(data), buffer, command))
+    def put(
+        self,
+        head: bytes,
+        data: Sequence[memoryview] = (),
+        buffer: Buffer | None = None,
+        command: NbdCommand | None = None,
+    ) -> None:
+        """Queue a reply and its data, which are sent after `wake`."""
+        size = len(head)
+        for view in data:
+            size += len(view)
+        self._replies.append(([memoryview(head), *data], size, buffer, command))
 
     def wake(self) -> None:
         self._filled.set()
 
     async def send(self) -> None:
         """Send until cancelled. Raises OSError."""
-        items = self._items
+        replies = self._replies
         while True:
-            while items:
+            while replies:
                 try:
-                    sent = self._socket.sendmsg([view for view, _, _ in islice(items, IOV)])
+                    sent = self._socket.sendmsg([view for views, *_ in islice(replies, REPLIES) for view in views])
                 except BlockingIOError:
                     await trio.lowlevel.wait_writable(self._socket)
                     continue
                 while sent:
-                    view, buffer, command = items[0]
-                    if sent < len(view):
-                        items[0] = view[sent:], buffer, command
+                    views, size, buffer, command = replies[0]
+                    if sent < size:
+                        replies[0] = skip(views, sent), size - sent, buffer, command
                         break
-                    sent -= len(view)
+                    sent -= size
                     self._done()
             await self._filled.wait()
 
     def drop(self) -> None:
         """Free all queued buffers after the client disconnected."""
-        while self._items:
+        while self._replies:
             self._done()
 
     def _done(self) -> None:
-        _, buffer, command = self._items.popleft()
+        _, _, buffer, command = self._replies.popleft()
         if buffer is not None or command is not None:
             self._sent(buffer, command)

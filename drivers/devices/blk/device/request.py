@@ -86,11 +86,11 @@ class VhostBlkRequest(NamedTuple):  # a NamedTuple takes a third of the time to 
             return Refusal(head, status, BlkStatus.IOERR, "read_only")
         if kind in _FLAGS:
             return _ranges(head, status, kind, skip(readable, HEADER.size), limits)
-        if kind == RequestType.OUT:
+        if kind == OUT:
             data = readable[1:] if len(readable[0]) == HEADER.size else skip(readable, HEADER.size)
-        elif kind == RequestType.FLUSH:
+        elif kind == FLUSH:
             data = []
-        size = total(data)
+        size = len(data[0]) if len(data) == 1 else total(data)
         if size > limits.max_data:
             return Refusal(head, status, BlkStatus.IOERR, "too_long")
         if kind in _MOVES:
@@ -98,10 +98,13 @@ class VhostBlkRequest(NamedTuple):  # a NamedTuple takes a third of the time to 
                 return Refusal(head, status, BlkStatus.IOERR, "unaligned")
             if sector + size // SECTOR > limits.capacity:
                 return Refusal(head, status, BlkStatus.IOERR, "beyond_end")
-        return VhostBlkRequest(head, status, kind, sector * SECTOR, size, data)
+        return _new(VhostBlkRequest, (head, status, kind, sector * SECTOR, size, data, ()))
 
 
-_MOVES = frozenset((RequestType.IN, RequestType.OUT))
+OUT, FLUSH = RequestType.OUT, RequestType.FLUSH
+"""Also here, because looking a member of an enumeration up takes longer than comparing with it."""
+_MOVES = frozenset((RequestType.IN, OUT))
+_new = tuple.__new__  # makes a request in a third of the time that its own constructor takes
 _WRITES = frozenset((RequestType.OUT, RequestType.DISCARD, RequestType.WRITE_ZEROES))
 
 
