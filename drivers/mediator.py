@@ -96,12 +96,32 @@ class QueuePair:
         self.batches = source.batches
         self.fill_count = 0
         """Sink buffers that are filled and not published."""
+        self._rings = source.ring_count, sink.ring_count
         self.active = source
         """The queue whose ring is being accessed, which breaks if an error is raised."""
 
     @property
     def live(self) -> bool:
         return self.source.live and self.sink.live
+
+    async def wait_ring(self) -> None:
+        """Wait until either queue has another ring than when the pair was made, and both are live.
+
+        A driver may reset one queue and enable it again.
+        """
+        while not self.live or (self.source.ring_count, self.sink.ring_count) == self._rings:
+            await self._wait_either()
+
+    async def _wait_either(self) -> None:
+        """Wait until either queue has a new ring."""
+        async with trio.open_nursery() as nursery:
+
+            async def wait(queue: DeviceQueue) -> None:
+                await queue.wait_ring(queue.ring_count)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait, self.source)
+            nursery.start_soon(wait, self.sink)
 
     @property
     def signal(self) -> Signal:
@@ -213,7 +233,7 @@ class MediatedEnd(VhostBound["Mediator"]):
                     continue
                 with trio.CancelScope() as self._scope:
                     await pump(flow, self.plug.settle, in_place=True)
-                    await trio.sleep_forever()  # the flow ended on an error: wait until either end is reset
+                    await flow.queue.wait_ring()  # the flow ended on an error, or a queue was reset
                 self._scope = None
         finally:
             self.running = False

@@ -7,7 +7,7 @@ from enum import IntEnum
 
 import attrs
 
-__all__ = ["COMMON", "EMPTY_TABLE", "FeatureTable", "RingFeature", "bits", "mask", "word"]
+__all__ = ["COMMON", "EMPTY_TABLE", "OF_RINGS", "FeatureTable", "RingFeature", "bits", "mask", "word"]
 
 
 class RingFeature(IntEnum):
@@ -36,8 +36,10 @@ def mask(features: Iterable[int]) -> int:
     return value
 
 
-COMMON = mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX, RingFeature.IN_ORDER))
-"""Feature bits for queues that every built-in device type supports. A transport adds those that it alone decides on."""
+OF_RINGS = mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX, RingFeature.IN_ORDER))
+"""Feature bits that concern rings of both formats."""
+COMMON = OF_RINGS | mask((RingFeature.RING_RESET,))
+"""Feature bits for queues that every built-in device type supports, if its transport does."""
 
 
 def bits(value: int) -> Iterator[int]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 
 from rings.errors import RemoteRingError
-from rings.features import COMMON, RingFeature, mask
+from rings.features import OF_RINGS, RingFeature, mask
 from rings.layout import (
     MAX_NUM,
     PACKED_ALIGN,
@@ -35,7 +35,7 @@ from rings.view import RingView, view_packed, view_split
 
 __all__ = ["FORMATS", "ON_REQUEST", "RING_FEATURES", "RingFormat", "ring_format"]
 
-RING_FEATURES = COMMON | mask((RingFeature.RING_PACKED,))
+RING_FEATURES = OF_RINGS | mask((RingFeature.RING_PACKED,))
 """Feature bits that the rings of both formats support."""
 ON_REQUEST = mask((RingFeature.IN_ORDER,))
 """Those of them that a device offers only if its user wants it to; a driver always accepts them."""

@@ -89,6 +89,10 @@ class Virtqueue(Protocol):
     native: bool
     """Whether plain chains are moved in C."""
 
+    @property
+    def tokens(self) -> Sequence[int | None]:
+        """Tokens of the chains in flight, by head or buffer id; None for a free one."""
+
     def add(self, readable: Sequence[Segment], writable: Sequence[Segment], token: int, /) -> None:
         """Add a chain of device-readable, then device-writable segments; `get_each` returns ``token`` with it.
 

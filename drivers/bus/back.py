@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import attrs
 
@@ -49,9 +50,11 @@ class VhostBack(ABC):
     """A transport's back half with its device, a `drivers.bus.vhost.VhostOps`. The methods with a body are hooks."""
 
     meter: Meter | None = None
+    extra_features: ClassVar[int] = 0
+    """Feature bits that the transport supports besides those of rings."""
 
     def __init__(self, identity: Identity, vendor_id: int = VIRTIO_VENDOR) -> None:
-        self.features = identity.ring_features
+        self.features = identity.ring_features | self.extra_features
         self.device = VhostDevice(identity.device_id, vendor_id, self, identity.name, identity.reporter)
 
     # Called by the system

@@ -86,7 +86,8 @@ class DeviceQueue:
         self.fault = ""
         """Last rule that the driver violated, or access that failed, with its section; empty if there was none."""
         self._past = QueueStatistics(0, 0, 0, 0)
-        self._ring_count = 0
+        self.ring_count = 0
+        """Number of rings that the queue has had."""
         self._new_ring = trio.lowlevel.ParkingLot()
         self._ring_scope: trio.CancelScope | None = None
         self._ended = False  # whether `serve` ended before its ring, so that chains in flight are never completed
@@ -108,6 +109,8 @@ class DeviceQueue:
         self.muted = False
         """Whether the driver wants the queue to have no effect for now. Set by a transport."""
         self.enabled = False
+        self.was_reset = False
+        """Whether the driver has reset the queue, so that it may configure it while the device runs."""
 
     def set_recheck(self, on: bool) -> None:
         """Re-check the ring periodically, because kicks can get lost, or no longer; and now, once."""
@@ -138,8 +141,9 @@ class DeviceQueue:
         self.ring = ring
         self.begin_turn()
         self.enabled = self.live = True
+        self.was_reset = False
         self._ended = False
-        self._ring_count += 1
+        self.ring_count += 1
         self._new_ring.unpark_all()
         self.reporter.lifecycle(QueueEnabled, self.num)
 
@@ -151,16 +155,20 @@ class DeviceQueue:
         """
         served = 0
         while True:
-            while not self.live or self._ring_count == served:
-                await self._new_ring.park()
-            served = self._ring_count
+            await self.wait_ring(served)
+            served = self.ring_count
             with trio.CancelScope() as self._ring_scope:
                 await (pump(_DiscardFlow(self)) if self.muted else serve())
             self._ring_scope = None
-            if self._ring_count == served:
+            if self.ring_count == served:
                 self._ended = True
                 if self._progress is not None:
                     self._progress.set()
+
+    async def wait_ring(self, served: int) -> None:
+        """Wait until the queue is live with a ring later than number ``served``, see `ring_count`."""
+        while not self.live or self.ring_count == served:
+            await self._new_ring.park()
 
     async def drain(self) -> None:
         """Take no more chains, and wait until all chains in flight are completed, or never will be."""

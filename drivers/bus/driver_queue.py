@@ -33,6 +33,7 @@ class DriverQueue:
 
     def __init__(self, index: int, spec: QueueSpec, ring: Virtqueue, kick: Callable[[], None]) -> None:
         self.index = index
+        self.spec = spec
         self.name = spec.name
         self.ring = ring
         self.kick = kick
@@ -41,7 +42,7 @@ class DriverQueue:
         self.batches = [0] * BATCH_BUCKETS
         self.calls = 0
         self.live = True
-        self._closed = False
+        self._closed = self._halted = False
         self.fault: str = ""
         self._past = QueueStatistics(0, 0, 0, 0)
         self._delayed = spec.delayed
@@ -64,7 +65,7 @@ class DriverQueue:
 
     def statistics(self) -> QueueStatistics:
         """Return the counters over the device's lifetime, including all resets."""
-        return self._past + self.ring.statistics()
+        return self._past if self._halted else self._past + self.ring.statistics()
 
     def on_call(self) -> None:
         """Handle a used buffer notification; ignored once the ring is down (section 2.7.8)."""
@@ -73,6 +74,20 @@ class DriverQueue:
             emit(Notified(trio.current_time(), self.reporter.source, "call", "arrived", None))
         if self.live:
             self.signal.set()
+
+    def halt(self) -> list[int]:
+        """Release the ring of a queue that was reset. Returns the tokens of the chains in flight."""
+        tokens = [token for token in self.ring.tokens if token is not None]
+        self._past = self.statistics()
+        self._halted = True
+        self.close()
+        return tokens
+
+    def restart(self, ring: Virtqueue, kick: Callable[[], None]) -> None:
+        """Continue with a new ring, after `halt`."""
+        self.ring, self.kick = ring, kick
+        self.live, self._closed, self._halted = True, False, False
+        self.reporter.lifecycle(QueueEnabled, ring.num)
 
     def reachable(self) -> bool:
         return self.ring.reachable()

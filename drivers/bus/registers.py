@@ -49,6 +49,11 @@ class SelectedRegisters:
         if (queue := self.idle_queue()) is not None:
             queue.resize(value)
 
+    def reset_queue(self, value: int) -> None:
+        """Reset the selected queue for a 1. That is done at once, so that the register always reads 0."""
+        if value == 1:
+            self._device.reset_queue(self._queue_select)
+
     def enable_queue(self) -> None:
         if self.idle_queue() is not None:
             self._device.enable_queue(self._queue_select)

@@ -317,9 +317,24 @@ class VhostDevice:
         }
 
     def idle_queue(self, index: int) -> DeviceQueue | None:
-        """Return the queue with this index if it may be configured: neither it nor the device is running. Else None."""
+        """Return the queue with this index if it may be configured, else None.
+
+        It is not enabled, and either the device does not run yet, or the driver has reset the queue.
+        """
         queue = self.queue(index)
-        return queue if queue is not None and not queue.enabled and not self.status & Status.DRIVER_OK else None
+        if queue is None or queue.enabled or (self.status & Status.DRIVER_OK and not queue.was_reset):
+            return None
+        return queue
+
+    def reset_queue(self, index: int) -> None:
+        """Reset one queue of a running device, if that is negotiated (section 2.6.1).
+
+        Its ring and buffers are not accessed any more, and its configuration is the initial one.
+        """
+        queue = self.queue(index)
+        if queue is not None and queue.enabled and self.has(RingFeature.RING_RESET):
+            queue.forget()
+            queue.was_reset = True
 
     def disable_queue(self, index: int) -> None:
         """Stop access to a queue's ring and buffers, keeping its configuration. Harmless if it is not enabled."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 import trio
 
@@ -29,6 +29,7 @@ from drivers.contracts.events import (
 from drivers.contracts.hw import DmaMemory
 from drivers.errors import DriverError, FeatureMismatch, NothingOffered, ProbeError, TransportLost
 from drivers.flow.pump import RECHECK, Signal
+from rings.errors import LocalRingError
 from rings.features import FeatureTable, RingFeature, mask
 from rings.status import Status
 
@@ -104,6 +105,16 @@ class ConfigOps(Protocol):
 
     def del_vqs(self) -> None:
         """Free ring memory and interrupts, after the device was reset."""
+
+
+class QueueResetOps(Protocol):
+    """The front half of a transport that supports RING_RESET."""
+
+    async def reset_queue(self, queue: DriverQueue) -> None:
+        """Reset one queue and wait until the device has done so. Raises TransportLost."""
+
+    async def enable_queue(self, device: VirtioDevice, queue: DriverQueue, num: int | None) -> None:
+        """Set up a queue that was reset as at first, with at most ``num`` descriptors. Raises ProbeError."""
 
 
 class DriverSettings(Protocol):
@@ -259,6 +270,25 @@ class VirtioDevice:
                 queue.follow(self._last[queue.name])
             self._last[queue.name] = queue
         return self.queues
+
+    async def reset_queue(self, queue: DriverQueue) -> None:
+        """Take one queue away from the running device (section 2.6.1). Needs RING_RESET.
+
+        No task may use the queue. Afterwards take back what is used; `DriverQueue.halt` returns what is in flight.
+        """
+        ops = self._reset_ops
+        queue.live = False
+        await ops.reset_queue(queue)
+
+    async def enable_queue(self, queue: DriverQueue, num: int | None = None) -> None:
+        """Enable a queue that was reset, with a new ring of at most ``num`` descriptors (section 2.6.1.2)."""
+        await self._reset_ops.enable_queue(self, queue, num)
+
+    @property
+    def _reset_ops(self) -> QueueResetOps:
+        if not self.has(RingFeature.RING_RESET):
+            raise LocalRingError(f"{self.name}: queues can't be reset without RING_RESET")
+        return cast("QueueResetOps", self.ops)  # the transport offers the feature
 
     def close_queues(self) -> None:
         """Release the rings; their counters stay."""

@@ -36,6 +36,8 @@ class Vring:
     ring: Virtqueue
     num: int
     addrs: RingAddrs
+    buffers: tuple[DmaBuffer, ...]
+    """The memory of ring and tables; empty if the caller has placed the ring."""
 
 
 class VringMemory:
@@ -67,6 +69,7 @@ class VringMemory:
         num = min(num_max, limit or num_max)
         if not form.any_num:
             num = 1 << (num.bit_length() - 1)
+        first = len(self._buffers)
         if place is not None:
             addrs = place(num)
         else:
@@ -83,12 +86,18 @@ class VringMemory:
             indirect_max=segments,
             in_order=bool(features >> RingFeature.IN_ORDER & 1),
         )
-        return Vring(ring, num, addrs)
+        return Vring(ring, num, addrs, tuple(self._buffers[first:]))
 
     def free(self) -> None:
         """Free all memory. The rings must be closed, and the device must not access the memory any more."""
         while self._buffers:
             self._dma.free(self._buffers.pop())
+
+    def free_ring(self, vring: Vring) -> None:
+        """Free the memory of one ring, likewise."""
+        for buffer in vring.buffers:
+            self._buffers.remove(buffer)
+            self._dma.free(buffer)
 
     def _areas(self, form: RingFormat, num: int) -> RingAddrs:
         return RingAddrs(*(self._alloc(size, at) for size, at in zip(form.sizes(num), form.align, strict=True)))

@@ -62,12 +62,12 @@ class Driver:
         assert self.slot.block is not None
         self.slot.block.write(register, size, value)
 
-    def negotiate(self) -> None:
+    def negotiate(self, features: int = FEATURES) -> None:
         for status in (1, 3):
             self.write(R.STATUS, status)
         for select in range(4):
             self.write(R.DRIVER_FEATURES_SEL, select)
-            self.write(R.DRIVER_FEATURES, FEATURES >> 32 * select & 0xFFFF_FFFF)
+            self.write(R.DRIVER_FEATURES, features >> 32 * select & 0xFFFF_FFFF)
         self.write(R.STATUS, 11)
 
     def place(self, queue: int, num: int = 8) -> None:
@@ -127,7 +127,7 @@ def test_features_are_words_of_any_width_and_hold_nothing_the_transport_can_not_
     assert offered == FEATURES
     every = Driver()
     every.mmio.device.offer(FeatureTable({}), mask(RingFeature), [OfferedQueue("q", 8)], b"")
-    assert not every.mmio.device.device_features & mask((RingFeature.ADMIN_VQ, RingFeature.RING_RESET))
+    assert not every.mmio.device.device_features & mask((RingFeature.ADMIN_VQ, RingFeature.SR_IOV))
 
 
 @pytest.mark.hostile("S08")
@@ -275,3 +275,31 @@ def test_rings_that_can_not_be_break_the_device_when_they_are_made_ready(driver:
     assert driver.read(R.QUEUE_READY) == 0
     assert driver.read(R.STATUS) & Status.NEEDS_RESET
     assert not driver.slot.memory.pinned
+
+
+@pytest.mark.virtio("MMIO-DEV-9", "MMIO-DEV-10", "MMIO-DEV-11", "MMIO-DEV-13")
+def test_a_queue_is_reset_alone_and_enabled_again_with_another_size() -> None:
+    driver = Driver()
+    driver.mmio.device.offer(
+        TABLE, FEATURES | mask((RingFeature.RING_RESET,)), [OfferedQueue("first", 16), OfferedQueue("second", 8)], b""
+    )
+    driver.write(R.STATUS, 0)
+    driver.negotiate(FEATURES | mask((RingFeature.RING_RESET,)))
+    driver.place(0)
+    driver.place(1)
+    driver.write(R.QUEUE_READY, 1)
+    driver.write(R.QUEUE_SEL, 0)
+    driver.write(R.QUEUE_READY, 1)
+    driver.write(R.STATUS, 15)
+    assert (driver.read(R.QUEUE_READY), driver.read(R.QUEUE_RESET)) == (1, 0)
+    for other in (0, 2):
+        driver.write(R.QUEUE_RESET, other)
+        assert driver.read(R.QUEUE_READY) == 1
+    driver.write(R.QUEUE_RESET, 1)
+    assert (driver.read(R.QUEUE_READY), driver.read(R.QUEUE_RESET)) == (0, 0)
+    assert (driver.mmio.device.queues[0].num, driver.mmio.device.queues[0].ring) == (16, None)
+    assert driver.mmio.device.queues[1].ring is not None
+    driver.place(0, 4)
+    driver.write(R.QUEUE_READY, 1)
+    assert (driver.read(R.QUEUE_READY), driver.read(R.QUEUE_RESET)) == (1, 0)
+    assert driver.mmio.device.queues[0].num == 4

@@ -68,6 +68,7 @@ async def test_every_setting_shows_at_both_sides() -> None:
             ("multicast", "01:00:5e:00:00:01", "multicast", ["01:00:5e:00:00:01"]),
             ("vlans", "5,4095", "vlans", [0, 5, 7, 4095]),
             ("vlans", "none", "vlans", [0, 7]),
+            ("ring", "16", "vlans", [0, 7]),
         ):
             assert await change(world, setting, value) == {}
             for side in ("driver", "device"):
@@ -114,6 +115,7 @@ async def test_every_setting_shows_at_both_sides() -> None:
         ("vlans", "5,4096", "net0: vlans '5,4096': must be between 0 and 4095"),
         ("vlans", "5", "net0: vlans '5': CTRL_VLAN was not negotiated"),
         ("pairs", "0", "net0: pairs '0': must be between 1 and 32768"),
+        ("ring", "1", "net0: ring '1': must be between 2 and 32768"),
         ("pairs", "4", "net0: pairs '4': the device has 3 queue pairs"),
         ("offloads", "lro", "net0: offloads 'lro': must be all, none, or some of csum,tso4,tso6,uso,ecn"),
         ("offloads", "tso4", "net0: offloads 'tso4': the device refused it"),

@@ -10,6 +10,7 @@ from drivers.bus.registers import SelectedRegisters
 from drivers.bus.vhost import DeviceQueue
 from drivers.contracts.hw import PlatformSlot
 from drivers.transports.mmio.registers import CONFIG, MAGIC, VERSION, Interrupt, Register
+from rings.features import RingFeature, mask
 from rings.layout import Area
 from rings.memory import Memory
 from rings.status import Status
@@ -27,6 +28,8 @@ _ADDRESSES = {low + at: (area, 8 * at) for low, area in zip(_LOWS, Area, strict=
 
 class MmioDevice(VhostBack):
     """A virtio device in a slot of the platform bus. Its interrupt line is high while InterruptStatus is not 0."""
+
+    extra_features = mask((RingFeature.RING_RESET,))
 
     def __init__(self, slot: PlatformSlot, identity: Identity) -> None:
         super().__init__(identity)
@@ -123,6 +126,7 @@ class MmioRegisters(SelectedRegisters):
         Register.SHM_LEN_HIGH: lambda _: NO_REGION,
         Register.SHM_BASE_LOW: lambda _: NO_REGION,
         Register.SHM_BASE_HIGH: lambda _: NO_REGION,
+        Register.QUEUE_RESET: lambda _: 0,
         Register.CONFIG_GENERATION: lambda self: self._device.generation,
     }
     _WRITE: ClassVar[dict[int, Callable[[MmioRegisters, int], None]]] = {
@@ -133,6 +137,7 @@ class MmioRegisters(SelectedRegisters):
         Register.QUEUE_SIZE: SelectedRegisters.set_size,
         Register.QUEUE_READY: _set_ready,
         Register.QUEUE_NOTIFY: lambda self, value: self._device.kick(value),
+        Register.QUEUE_RESET: SelectedRegisters.reset_queue,
         Register.INTERRUPT_ACK: lambda self, value: self._mmio.acknowledge(value),
         Register.STATUS: lambda self, value: self._device.write_status(value),
     }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import attrs
 
 from drivers.bus.model import MatchId
 from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice
@@ -10,7 +12,11 @@ from drivers.carriers.base import read_field, wait_reset, write_field
 from drivers.carriers.platform import RegionTransport, VirtioPlatformDriver
 from drivers.contracts.hw import MmioRegion
 from drivers.errors import ProbeError, TransportLost
+from drivers.memory.vring import Vring
 from drivers.transports.mmio.registers import CONFIG, MAGIC, VERSION, Interrupt, Register
+from rings.features import RingFeature, mask
+from rings.formats import RING_FEATURES
+from rings.queue import Virtqueue
 
 __all__ = ["VIRTIO_MMIO", "VirtioMmio", "probe"]
 
@@ -24,10 +30,13 @@ USED_BUFFER, CONFIG_CHANGE = int(Interrupt.USED_BUFFER), int(Interrupt.CONFIG_CH
 class VirtioMmio(RegionTransport):
     """`drivers.bus.virtio.ConfigOps` over a region of the platform bus."""
 
+    features = RING_FEATURES | mask((RingFeature.RING_RESET,))
+
     def __init__(self, region: MmioRegion, device_id: int, vendor_id: int) -> None:
         super().__init__(region)
         self.device_id = device_id
         self.vendor_id = vendor_id
+        self._vrings: dict[int, Vring] = {}
 
     # Registers
 
@@ -87,14 +96,37 @@ class VirtioMmio(RegionTransport):
         self._region.request_irq(self._interrupt)
         for index, spec in enumerate(specs):
             self._set_up(device, index, spec)
-        for index, spec in enumerate(specs):
-            self._write(Register.QUEUE_SEL, index)
-            self._write(Register.QUEUE_READY, 1)
-            if self._read(Register.QUEUE_READY) != 1:
-                raise ProbeError(f"{self._region.name}: {spec.name} can't be enabled")
+        for queue in self._queues:
+            self._enable(queue.index, queue.name)
         return self._queues
 
+    async def reset_queue(self, queue: DriverQueue) -> None:
+        index = queue.index
+
+        def progress() -> int:
+            self._write(Register.QUEUE_SEL, index)
+            return self._read(Register.QUEUE_RESET)
+
+        self._write(Register.QUEUE_SEL, index)
+        self._write(Register.QUEUE_RESET, 1)
+        await wait_reset(f"{self._region.name}, {queue.name}", progress, lambda: True)
+
+    async def enable_queue(self, device: VirtioDevice, queue: DriverQueue, num: int | None) -> None:
+        self._rings.free_ring(self._vrings[queue.index])
+        queue.restart(*self._program(device, queue.index, attrs.evolve(queue.spec, num=num)))
+        self._enable(queue.index, queue.name)
+
+    def _enable(self, index: int, name: str) -> None:
+        self._write(Register.QUEUE_SEL, index)
+        self._write(Register.QUEUE_READY, 1)
+        if self._read(Register.QUEUE_READY) != 1:
+            raise ProbeError(f"{self._region.name}: {name} can't be enabled")
+
     def _set_up(self, device: VirtioDevice, index: int, spec: QueueSpec) -> None:
+        self._queues.append(DriverQueue(index, spec, *self._program(device, index, spec)))
+
+    def _program(self, device: VirtioDevice, index: int, spec: QueueSpec) -> tuple[Virtqueue, Callable[[], None]]:
+        """Make a ring and describe it to the device. Returns it, and the function that kicks the device."""
         name = f"{self._region.name}, {spec.name}"
         self._write(Register.QUEUE_SEL, index)
         if self._read(Register.QUEUE_READY):
@@ -109,7 +141,7 @@ class VirtioMmio(RegionTransport):
             # Looked up each time: an observer of the region may come or go.
             region.write(Register.QUEUE_NOTIFY, 4, index)
 
-        self._queues.append(DriverQueue(index, spec, vring.ring, kick))
+        self._vrings[index] = vring
         self._write(Register.QUEUE_SIZE, vring.num)
         for low, address in (
             (Register.QUEUE_DESC_LOW, vring.addrs.desc),
@@ -118,6 +150,7 @@ class VirtioMmio(RegionTransport):
         ):
             self._region.write(low, 4, address & WORD)
             self._region.write(low + 4, 4, address >> 32)
+        return vring.ring, kick
 
     def del_vqs(self) -> None:
         """Stop every queue, then free its memory, also if the device did not finish its reset."""

@@ -21,7 +21,7 @@ from drivers.transports.pci.registers import (
     Common,
     Structure,
 )
-from rings.features import word
+from rings.features import RingFeature, mask, word
 from rings.layout import Area
 from rings.status import Status
 
@@ -45,6 +45,8 @@ _ADDRESSES = {
 
 class VirtioEpf(VirtioFunction):
     """A function of an endpoint controller as a virtio device."""
+
+    extra_features = mask((RingFeature.RING_RESET,))
 
     def __init__(self, epc: Epc, function: int, identity: Identity) -> None:
         super().__init__(epc, function, identity)
@@ -202,6 +204,7 @@ class CommonBlock(SelectedRegisters):
         Common.QUEUE_MSIX_VECTOR: lambda self: self.queue_field(lambda queue: queue.vector, NO_VECTOR),
         Common.QUEUE_ENABLE: lambda self: self.queue_field(lambda queue: queue.enabled),
         Common.QUEUE_NOTIFY_OFF: lambda self: self.queue_field(lambda queue: queue.index),
+        Common.QUEUE_RESET: lambda self: 0,
     }
     _WRITE: ClassVar[dict[int, Callable[[CommonBlock, int], None]]] = {
         Common.DEVICE_FEATURE_SELECT: SelectedRegisters.select_device_features,
@@ -213,6 +216,7 @@ class CommonBlock(SelectedRegisters):
         Common.QUEUE_SIZE: SelectedRegisters.set_size,
         Common.QUEUE_MSIX_VECTOR: _set_vector,
         Common.QUEUE_ENABLE: _set_enable,
+        Common.QUEUE_RESET: SelectedRegisters.reset_queue,
     }
 
 

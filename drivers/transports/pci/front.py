@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+
+import attrs
 
 from drivers.bus.back import VIRTIO_VENDOR
 from drivers.bus.model import MatchId
@@ -12,6 +14,7 @@ from drivers.carriers.base import read_field, wait_reset, write_field
 from drivers.carriers.pci import FunctionTransport, VirtioPciDriver
 from drivers.contracts.hw import NO_VECTOR, PciFunction
 from drivers.errors import ProbeError, TransportLost
+from drivers.memory.vring import Vring
 from drivers.transports.pci.registers import (
     CAP_VENDOR,
     DEVICE_BASE,
@@ -23,8 +26,10 @@ from drivers.transports.pci.registers import (
     Common,
     Structure,
 )
+from rings.features import RingFeature, mask
 from rings.formats import RING_FEATURES
 from rings.ids import DeviceId
+from rings.queue import Virtqueue
 
 __all__ = ["VIRTIO_PCI", "VirtioPci", "find_structures"]
 
@@ -62,13 +67,15 @@ def find_structures(function: PciFunction) -> dict[int, Structure]:
 class VirtioPci(FunctionTransport):
     """`drivers.bus.virtio.ConfigOps` over one PCI function. Also handles the function's link events."""
 
-    features = RING_FEATURES
+    features = RING_FEATURES | mask((RingFeature.RING_RESET,))
 
     def __init__(self, function: PciFunction) -> None:
         super().__init__(function)
         self.device_id = TRANSITIONAL.get(function.device_id) or function.device_id - DEVICE_BASE
         self.vendor_id = function.vendor_id
         self._structures = find_structures(function)
+        self._vrings: dict[int, Vring] = {}
+        self._vectors: list[int] = []
 
     # Registers
 
@@ -137,6 +144,7 @@ class VirtioPci(FunctionTransport):
             raise ProbeError(f"{self._function.name}: {self._read(Common.NUM_QUEUES)} queues, {len(specs)} needed")
         self._queues = []
         config, vectors = self._share_vectors(device, len(specs))
+        self._vectors = vectors
         if config == NO_VECTOR:
             self._function.request_intx(self._intx)
         else:
@@ -144,14 +152,41 @@ class VirtioPci(FunctionTransport):
             self._verify(Common.CONFIG_MSIX_VECTOR, config)
         for index, (spec, vector) in enumerate(zip(specs, vectors, strict=True)):
             self._set_up(device, index, spec, vector)
-        for index, spec in enumerate(specs):
-            self._write(Common.QUEUE_SELECT, index)
-            self._write(Common.QUEUE_ENABLE, 1)
-            if self._read(Common.QUEUE_ENABLE) != 1:
-                raise ProbeError(f"{self._function.name}: {spec.name} can't be enabled")
+        for queue in self._queues:
+            self._enable(queue.index, queue.name)
         return self._queues
 
+    async def reset_queue(self, queue: DriverQueue) -> None:
+        index = queue.index
+
+        def progress() -> int:
+            self._write(Common.QUEUE_SELECT, index)
+            return self._read(Common.QUEUE_RESET)
+
+        self._write(Common.QUEUE_SELECT, index)
+        self._write(Common.QUEUE_RESET, 1)
+        await wait_reset(f"{self._function.name}, {queue.name}", progress, lambda: self.online)
+
+    async def enable_queue(self, device: VirtioDevice, queue: DriverQueue, num: int | None) -> None:
+        spec = attrs.evolve(queue.spec, num=num)
+        self._rings.free_ring(self._vrings[queue.index])
+        queue.restart(*self._program(device, queue.index, spec, self._vectors[queue.index]))
+        self._enable(queue.index, queue.name)
+
+    def _enable(self, index: int, name: str) -> None:
+        self._write(Common.QUEUE_SELECT, index)
+        self._write(Common.QUEUE_ENABLE, 1)
+        if self._read(Common.QUEUE_ENABLE) != 1:
+            raise ProbeError(f"{self._function.name}: {name} can't be enabled")
+
     def _set_up(self, device: VirtioDevice, index: int, spec: QueueSpec, vector: int) -> None:
+        queue = DriverQueue(index, spec, *self._program(device, index, spec, vector))
+        self._add_queue(queue, vector)
+
+    def _program(
+        self, device: VirtioDevice, index: int, spec: QueueSpec, vector: int
+    ) -> tuple[Virtqueue, Callable[[], None]]:
+        """Make a ring and describe it to the device. Returns it, and the function that kicks the device."""
         self._write(Common.QUEUE_SELECT, index)
         name = f"{self._function.name}, {spec.name}"
         vring = self._rings.make(device.features, self._read(Common.QUEUE_SIZE), spec.num, spec.segments, name)
@@ -160,10 +195,7 @@ class VirtioPci(FunctionTransport):
         if offset + 2 > at.length:
             vring.ring.close()
             raise ProbeError(f"{name}: notification address outside the structure")
-        queue = DriverQueue(
-            index, spec, vring.ring, partial(self._function.bar_write, at.bar, at.offset + offset, 2, index)
-        )
-        self._add_queue(queue, vector)
+        self._vrings[index] = vring
         self._write(Common.QUEUE_SIZE, vring.num)
         self._write(Common.QUEUE_DESC, vring.addrs.desc)
         self._write(Common.QUEUE_DRIVER, vring.addrs.driver)
@@ -171,6 +203,7 @@ class VirtioPci(FunctionTransport):
         if vector != NO_VECTOR:
             self._write(Common.QUEUE_MSIX_VECTOR, vector)
             self._verify(Common.QUEUE_MSIX_VECTOR, vector)
+        return vring.ring, partial(self._function.bar_write, at.bar, at.offset + offset, 2, index)
 
     def _verify(self, field: Common, vector: int) -> None:
         """Raise ProbeError unless the device mapped the vector: then it reads back (section 4.1.5.1.2)."""

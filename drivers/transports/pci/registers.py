@@ -54,9 +54,11 @@ class Common(IntEnum):
     QUEUE_DESC = 0x20
     QUEUE_DRIVER = 0x28
     QUEUE_DEVICE = 0x30
+    QUEUE_NOTIF_CONFIG_DATA = 0x38
+    QUEUE_RESET = 0x3A
 
 
-COMMON_SIZE = 0x38
+COMMON_SIZE = 0x3C
 _ENDS = [*Common, COMMON_SIZE]
 SIZES = {field: _ENDS[at + 1] - field for at, field in enumerate(Common)}
 """Bytes of each field; 64-bit fields may be accessed in halves."""

@@ -17,6 +17,8 @@ from vnet.linux.netns import IPV6_MIN_MTU
 
 __all__ = ["SETTINGS"]
 
+RING = range(2, 32769)
+"""Sizes of a data queue in descriptors."""
 ON_OFF = {"on": True, "off": False}
 """Values of a switch."""
 
@@ -76,6 +78,11 @@ def _of_device(values: str, about: str, put: Callable[[NetPlug, str, NetSpec], N
         put(plug, value, spec)
 
     return Setting("device", values, about, change)
+
+
+async def _ring(settings: NetSettings, value: str, spec: NetSpec) -> None:
+    num = None if value == "max" else _number(value, RING)
+    await settings.resize(num)
 
 
 def _carrier(plug: NetPlug, value: str, spec: NetSpec) -> None:
@@ -138,6 +145,7 @@ SETTINGS: Mapping[str, Setting[NetSpec]] = {
         f"receive offloads, of {','.join(field.name for field in attrs.fields(Offloads))}",
         lambda request, value: attrs.evolve(request, offloads=_offloads(value)),
     ),
+    "ring": Setting("driver", "NUMBER|max", "largest size of a data queue; the device is not reset", _ring),
     "carrier": _of_device("on|off", "whether the link is up", _carrier),
     "mtu": _of_device("BYTES", "MTU; the device is reset", _mtu),
     "announce": _of_device("", "have the driver announce its addresses", _announce),

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from drivers.devices.net.layout import CONTROLLED, SUPPORTED, NetFeature
-from rings.features import mask
+from rings.features import RingFeature, mask
 from rings.formats import ON_REQUEST
 from vnet.testing.hostile.device import HostileDevice, hostile_device
 from vnet.testing.hostile.driver import HostileDriver
@@ -32,7 +32,7 @@ __all__ = [
 
 P = TypeVar("P", bound=Pair)
 
-EXTRA = ON_REQUEST
+EXTRA = ON_REQUEST | mask((RingFeature.RING_RESET,))
 """Feature bits of queues that not every device offers: it does so on request, or over some transports only."""
 OFFERED = SUPPORTED & ~mask((NetFeature.MQ,)) & ~EXTRA
 """Features that a network device with a single pair of queues offers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TypeVar
 
 import attrs
 import trio
@@ -32,7 +33,7 @@ from drivers.devices.net.layout import (
     offload_features,
     queue_names,
 )
-from drivers.errors import DriverError, NeedsReset, PortGone, ProbeError, TransportLost
+from drivers.errors import DriverError, FeatureMismatch, NeedsReset, PortGone, ProbeError, TransportLost
 from drivers.flow.pump import Signal, pump
 from drivers.memory.buffers import block_memory
 from drivers.memory.vring import ring_memory
@@ -104,6 +105,19 @@ class NetSettings(Plug["BoundVirtioNet"]):
             raise TransportLost("the device is not up")
         await self.bound.station.change(request)
 
+    async def resize(self, num: int | None) -> None:
+        """Give each data queue in use a ring of at most ``num`` descriptors, also for the time after resets.
+
+        The device is not reset. Frames that it has not taken yet, or that the port does not take, are dropped. Raises
+        FeatureMismatch without RING_RESET, TransportLost if the device does not answer.
+        """
+        if self.bound is None or self.bound.station is None:
+            raise TransportLost("the device is not up")
+        await self.bound.resize(num)
+
+
+L = TypeVar("L", VirtioNetReceive, VirtioNetTransmit)
+
 
 class BoundVirtioNet(VirtioBound[NetSettings]):
     """One live virtio-net device."""
@@ -114,11 +128,15 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
         self._mtu: int | None = None
         self._most = 1
         """Number of queue pairs of the device."""
-        self._buffers: list[FrameBuffers] = []
+        self._buffers: dict[int, FrameBuffers] = {}
+        """Buffers by index of the queue."""
         self._receive: list[VirtioNetReceive] = []
         self._transmit: list[VirtioNetTransmit] = []
         self._control: VirtioNetControlQueue | None = None
         self._nursery: trio.Nursery | None = None
+        self._tasks: dict[NetFlow[DriverQueue], tuple[trio.CancelScope, trio.Event]] = {}
+        """Scope and end of the tasks that serve the flows."""
+        self._resizing = trio.Lock()
         self._announce_request = Signal()
         """Set when the device asks for an announcement."""
         self.station: Station | None = None
@@ -200,32 +218,92 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
 
     def _add_pairs(self, count: int) -> None:
         """Add buffers and flows up to ``count`` pairs. Only the first pair is enabled now. Raises MemoryError."""
-        device, settings = self.device, self.settings
-        mergeable = device.has(F.MRG_RXBUF)
-        rx_size, tx_size = buffer_sizes(device.features, self._mtu, settings.rx_buffer)
-        incoming = device_offloads(device.features, any)
-        rules = HeaderRules(incoming, self._mtu, accept_data_valid=True)
         for i in range(len(self._transmit), count):
-            receive, transmit = device.queues[2 * i : 2 * i + 2]
-            port, figures = settings.port.queues[i], settings.figures.pairs[i]
-            rx = FrameBuffers(device.ops.dma, receive.ring.num, rx_size)
+            rx = self._block(2 * i)
             try:
-                tx = FrameBuffers(device.ops.dma, transmit.ring.num, tx_size)
+                tx = self._block(2 * i + 1)
             except MemoryError:
                 rx.close()
                 raise
-            self._buffers += (rx, tx)
-            receiver = VirtioNetReceive(receive, port, figures.received, rx, rules, mergeable, settings.port.caps)
-            receiver.fill()
-            self._receive.append(receiver)
-            self._transmit.append(VirtioNetTransmit(transmit, port, figures.sent, tx))
+            self._buffers |= {2 * i: rx, 2 * i + 1: tx}
+            self._receive.append(self._receiver(i))
+            self._transmit.append(self._transmitter(i))
             self._transmit[-1].enabled = not i
             if self._nursery is not None:
                 for flow in (self._receive[-1], self._transmit[-1]):
                     self._serve(self._nursery, flow)
 
+    def _block(self, index: int) -> FrameBuffers:
+        """Return new buffers for the queue with this index. Raises MemoryError."""
+        device = self.device
+        sizes = buffer_sizes(device.features, self._mtu, self.settings.rx_buffer)
+        return FrameBuffers(device.ops.dma, device.queues[index].ring.num, sizes[index % 2])
+
+    def _receiver(self, pair: int) -> VirtioNetReceive:
+        """Return the flow of a receive queue, with its buffers in the ring."""
+        device, settings = self.device, self.settings
+        receiver = VirtioNetReceive(
+            device.queues[2 * pair],
+            settings.port.queues[pair],
+            settings.figures.pairs[pair].received,
+            self._buffers[2 * pair],
+            HeaderRules(device_offloads(device.features, any), self._mtu, accept_data_valid=True),
+            device.has(F.MRG_RXBUF),
+            settings.port.caps,
+        )
+        receiver.fill()
+        return receiver
+
+    def _transmitter(self, pair: int) -> VirtioNetTransmit:
+        settings, index = self.settings, 2 * pair + 1
+        port, sent = settings.port.queues[pair], settings.figures.pairs[pair].sent
+        return VirtioNetTransmit(self.device.queues[index], port, sent, self._buffers[index])
+
     def _serve(self, nursery: trio.Nursery, flow: NetFlow[DriverQueue]) -> None:
-        nursery.start_soon(self._report_errors, partial(pump, flow, in_place=True))
+        task = self._tasks[flow] = trio.CancelScope(), trio.Event()
+        nursery.start_soon(self._report_errors, partial(self._pump, flow, *task))
+
+    async def _pump(self, flow: NetFlow[DriverQueue], scope: trio.CancelScope, ended: trio.Event) -> None:
+        try:
+            with scope:
+                await pump(flow, in_place=True)
+        finally:
+            ended.set()
+
+    async def resize(self, num: int | None) -> None:
+        """See `NetSettings.resize`."""
+        device = self.device
+        if not device.has(RingFeature.RING_RESET):
+            raise FeatureMismatch(f"{device.name}: its queues can't be resized: RING_RESET was not negotiated")
+        async with self._resizing:
+            self.settings.queue_size = num
+            for pair in range(len(self._transmit)):
+                await self._resize(self._receive, pair, self._receiver)
+                await self._resize(self._transmit, pair, self._transmitter)
+
+    async def _resize(self, flows: list[L], pair: int, make: Callable[[int], L]) -> None:
+        """Reset a queue, take back what is in flight, and serve a new ring with buffers of its own."""
+        former, queue = flows[pair], flows[pair].queue
+        if former not in self._tasks:
+            raise TransportLost(f"{self.device.name}: the device is being reset")
+        scope, ended = self._tasks.pop(former)
+        scope.cancel()
+        await ended.wait()
+        try:
+            await self.device.reset_queue(queue)
+            former.traffic.drop("queue_reset", former.take_back())
+            queue.halt()
+            self._buffers.pop(queue.index).close()
+            await self.device.enable_queue(queue, self.settings.queue_size)
+            if self._nursery is None:
+                raise TransportLost(f"{self.device.name}: the device was reset")
+            self._buffers[queue.index] = self._block(queue.index)
+        except (DriverError, MemoryError) as exc:
+            self.device.stop(str(exc))
+            raise TransportLost(str(exc)) from None
+        flow = flows[pair] = make(pair)
+        flow.enabled = former.enabled
+        self._serve(self._nursery, flow)
 
     def _on_port_gone(self, error: PortGone) -> None:
         """Give up the device; its reset turns off the carrier at the other end."""
@@ -311,7 +389,7 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
     def close(self) -> None:
         if self._control is not None:
             self._control.close()
-        for buffers in self._buffers:
+        for buffers in self._buffers.values():
             buffers.close()
         self._buffers.clear()
 

@@ -59,6 +59,12 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
             return self._move_native(self._native)
         return self._move_python(BUDGET, BUDGET_BYTES)
 
+    def take_back(self) -> int:
+        """Take the used buffers back, after the queue was reset. Returns the number of frames not sent."""
+        ring = self.queue.ring
+        self._free += [slot for slot, _ in ring.get_each(ring.num)]
+        return len(self._slots.addrs) - len(self._free)
+
     def _move_python(self, limit: int, budget: int) -> tuple[int, Wait]:
         """Move up to ``limit`` frames, or a few more than ``budget`` bytes; free slots are there."""
         free, recv, segs, addrs = self._free, self.port.recv_into, self._slots.segs, self._slots.addrs
@@ -194,6 +200,12 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
             moved += at
             size += octets
         return moved, AGAIN
+
+    def take_back(self) -> int:
+        """Pass on the received frames, after the queue was reset. Returns the number of those that the port refuses."""
+        while self.move()[0]:
+            pass
+        return len(self._taken)
 
     def _give_back(self, used: list[tuple[int, int]]) -> None:
         """Return buffers to the ring: these, or others that were held back."""
