@@ -90,9 +90,17 @@ def test_every_dependency_of_the_package_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "extra"), [("prometheus-client", "metrics"), ("starlette", "web"), ("hypercorn", "web")]
+    ("package", "extra", "command"),
+    [
+        ("prometheus-client", "metrics", "metrics"),
+        ("starlette", "web", "web"),
+        ("hypercorn", "web", "web"),
+        ("pyfuse3", "fuse", "mount"),
+    ],
 )
-def test_a_package_of_an_extra_is_optional(monkeypatch: pytest.MonkeyPatch, package: str, extra: str) -> None:
+def test_a_package_of_an_extra_is_optional(
+    monkeypatch: pytest.MonkeyPatch, package: str, extra: str, command: str
+) -> None:
     def version(name: str) -> str:
         if name == package:
             raise PackageNotFoundError(name)
@@ -100,7 +108,7 @@ def test_a_package_of_an_extra_is_optional(monkeypatch: pytest.MonkeyPatch, pack
 
     monkeypatch.setattr(doctor, "version", version)
     finding = named(f"package {package}")
-    assert (finding.grade, finding.optional, finding.needed_for) == (Grade.MISSING, True, f"vnet {extra}")
+    assert (finding.grade, finding.optional, finding.needed_for) == (Grade.MISSING, True, f"vnet {command}")
     assert finding.mend.endswith(f"-m pip install 'vnet-virtio[{extra}]'")
 
 
@@ -109,6 +117,19 @@ def test_a_machine_without_tun_says_what_works_without_it(monkeypatch: pytest.Mo
     finding = named(str(tmp_path / "tun"))
     assert (finding.grade, finding.mend) == (Grade.MISSING, "sudo modprobe tun")
     assert "vnet demo --port memory" in finding.without
+
+
+@pytest.mark.parametrize(("exists", "mend"), [(False, "sudo modprobe fuse"), (True, 'sudo "$(command -v vnet)" ...')])
+def test_a_machine_without_fuse_says_what_works_without_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exists: bool, mend: str
+) -> None:
+    device = tmp_path / "fuse"
+    if exists:
+        device.touch()
+    monkeypatch.setattr(doctor, "FUSE_DEVICE", device)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    finding = named(str(device))
+    assert (finding.grade, finding.mend, finding.without) == (Grade.MISSING, mend, "vnet cfs")
 
 
 def test_a_right_that_is_missing_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

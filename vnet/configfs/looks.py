@@ -15,8 +15,8 @@ __all__ = ["add_looks"]
 
 def add_looks(root: Directory, system: System) -> None:
     """Add the directories to the root."""
-    root.add("devices", Kind(live=lambda _: _Looks(system.topology.devices, system.device)))
-    root.add("ntb", Kind(live=lambda _: _Looks(system.topology.ntbs, system.ntb)))
+    root.add("devices", Kind(live=lambda _: _Looks(system.devices, system.device)))
+    root.add("ntb", Kind(live=lambda _: _Looks(system.ntbs, system.ntb)))
 
 
 @attrs.frozen(eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from typing import Any, Protocol
 
 from drivers.errors import DriverError, RpmsgError
@@ -46,6 +46,14 @@ class System(Protocol):
 
     async def stop(self, link: str) -> None:
         """Stop the endpoint controller of a link: its host sees that the endpoint is gone."""
+
+    @property
+    def devices(self) -> Collection[str]:
+        """Names of the devices that can be looked at."""
+
+    @property
+    def ntbs(self) -> Collection[str]:
+        """Names of the NTBs that can be looked at."""
 
     def device(self, name: str) -> Mapping[str, Any]:
         """Return a look at a device as plain data."""

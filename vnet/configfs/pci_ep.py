@@ -45,6 +45,8 @@ class PciEndpoints:
         self._removed: list[int] = []
         """Indices of removed functions, which are free: a heap."""
         self._indices = 0
+        self._seen: tuple[set[str], set[tuple[str, str]]] = set(), set()
+        """Links, and functions of the system, at the last look."""
         top = root.add("pci_ep", Kind())
         functions = top.add("functions", Kind())
         self._drivers = function_drivers()
@@ -72,6 +74,9 @@ class PciEndpoints:
         links = {name for name, link in topology.links.items() if isinstance(link.endpoint, str)}
         parts = {("devices", name) for name, device in topology.devices.items() if device.link in links}
         parts |= {("ntbs", name) for name in topology.ntbs}
+        if (links, parts) == self._seen:
+            return
+        self._seen = links, parts
         for key in [key for key, (function, _) in self._functions.items() if function.added and key not in parts]:
             self._forget(key)
         for name in self._controllers.children.keys() - links:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
@@ -125,6 +125,14 @@ class WorldSystem:
 
     async def stop(self, link: str) -> None:
         await self.world.stop(link)
+
+    @property
+    def devices(self) -> Collection[str]:
+        return self.world.devices.keys()
+
+    @property
+    def ntbs(self) -> Collection[str]:
+        return self.world.ntbs.keys() & self.world.topology.ntbs.keys()
 
     def device(self, name: str) -> Mapping[str, Any]:
         return to_plain(take_device(self.world, name))  # type: ignore[no-any-return]

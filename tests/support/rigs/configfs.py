@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from typing import Any
 
 import attrs
@@ -127,6 +127,14 @@ class FakeSystem:
             for table in ("links", "devices", "ntbs")
         }
         self.topology = attrs.evolve(self.topology, **left)
+
+    @property
+    def devices(self) -> Collection[str]:
+        return self.topology.devices.keys()
+
+    @property
+    def ntbs(self) -> Collection[str]:
+        return self.topology.ntbs.keys()
 
     def device(self, name: str) -> Mapping[str, Any]:
         rings = [{"name": "receiveq1", "live": True, "ring": {"num": 256, "avail": 3, "used": 1}, "drops": {}}]
