@@ -107,14 +107,18 @@ class Connection:
         while True:
             command = self._in.next()
             if command is None:
-                self._disk.kick()
+                self._kick()
                 if not await self._in.more():
                     return
             elif command.type == CommandType.DISC:
-                self._disk.kick()
+                self._kick()
                 return
             elif not self._begin_small_read(command):
                 await self._begin(command)
+
+    def _kick(self) -> None:
+        """Notify the device of all requests, and send the replies to those that it answers at once. Raises OSError."""
+        self._out.send_all_of(self._disk.kick)
 
     async def _begin(self, command: NbdCommand) -> None:
         self._statistics.commands += 1
@@ -200,7 +204,7 @@ class Connection:
             buffer = await self._buffer(part)
             try:
                 if not self._in.take(buffer.views):
-                    disk.kick()
+                    self._kick()
                     await self._in.fill()
             except BaseException:
                 self._sent(buffer, None)
@@ -308,5 +312,5 @@ class Connection:
     async def _wait_freed(self) -> None:
         """Wait for the next call of `_sent`, which can happen during `kick`."""
         self._freed = trio.Event()
-        self._disk.kick()
+        self._kick()
         await self._freed.wait()

@@ -30,6 +30,7 @@ class Outbox:
         self._sent = sent
         self._replies: deque[Reply] = deque()
         self._filled = Signal()
+        self._held = False
 
     def put(
         self,
@@ -45,26 +46,48 @@ class Outbox:
         self._replies.append(([memoryview(head), *data], size, buffer, command))
 
     def wake(self) -> None:
-        self._filled.set()
+        if not self._held:
+            self._filled.set()
+
+    def send_all_of(self, call: Callable[[], None]) -> None:
+        """Send the replies that ``call`` queues here and together, as far as that does not block. Raises OSError.
+
+        It saves waking the task of `send`, which sends the rest.
+        """
+        self._held = True
+        try:
+            call()
+        finally:
+            self._held = False
+        if self._replies:
+            if self._filled.awaited:  # else the task of `send` is in the middle of a reply
+                self._send_now()
+            if self._replies:
+                self._filled.set()
 
     async def send(self) -> None:
         """Send until cancelled. Raises OSError."""
-        replies = self._replies
         while True:
-            while replies:
-                try:
-                    sent = self._socket.sendmsg([view for views, *_ in islice(replies, REPLIES) for view in views])
-                except BlockingIOError:
-                    await trio.lowlevel.wait_writable(self._socket)
-                    continue
-                while sent:
-                    views, size, buffer, command = replies[0]
-                    if sent < size:
-                        replies[0] = skip(views, sent), size - sent, buffer, command
-                        break
-                    sent -= size
-                    self._done()
+            while not self._send_now():
+                await trio.lowlevel.wait_writable(self._socket)
             await self._filled.wait()
+
+    def _send_now(self) -> bool:
+        """Send until all is sent, then return True, or until that would block. Raises OSError."""
+        replies = self._replies
+        while replies:
+            try:
+                sent = self._socket.sendmsg([view for views, *_ in islice(replies, REPLIES) for view in views])
+            except BlockingIOError:
+                return False
+            while sent:
+                views, size, buffer, command = replies[0]
+                if sent < size:
+                    replies[0] = skip(views, sent), size - sent, buffer, command
+                    break
+                sent -= size
+                self._done()
+        return True
 
     def drop(self) -> None:
         """Free all queued buffers after the client disconnected."""
