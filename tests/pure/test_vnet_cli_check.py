@@ -32,6 +32,22 @@ def test_a_run_that_can_not_begin_ends_with_one_line(args: list[str], words: str
     assert words in result.output.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--type", "blk"], "Missing option '--vhost-user'"),
+        (["--vhost-user", "s"], "Missing option '--type'"),
+        (["--type", "scsi", "--vhost-user", "s"], "'scsi' is not one of 'blk', 'net', 'rng'"),
+        (["--type", "blk", "--vhost-user", "s", "--exec", "true"], "no driver made a request: the program ended"),
+    ],
+)
+def test_a_watch_of_no_driver_ends_with_one_line(args: list[str], words: str, tmp_path: Path) -> None:
+    args = [str(tmp_path / word) if word == "s" else word for word in args]
+    result = CliRunner().invoke(command, ["driver", *args])
+    assert result.exit_code == 2, result.output
+    assert words in result.output
+
+
 def test_a_list_of_known_findings_must_name_cases(tmp_path: Path) -> None:
     known = tmp_path / "known"
     known.write_text("R04.size  # in their tracker\nR99\n")

@@ -1,10 +1,14 @@
-"""``vnet check``: a conformance checker for other programs' devices."""
+"""``vnet check``: a conformance checker for other programs' devices and drivers."""
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,10 @@ import trio
 
 from vnet.check.case import select
 from vnet.check.cases import CASES
+from vnet.check.driver.back import WatchingBack, watch_one
+from vnet.check.driver.clauses import Observations
+from vnet.check.driver.devices import DEVICES
+from vnet.check.front import EVENT_IDX, INDIRECT_DESC
 from vnet.check.kinds import KINDS
 from vnet.check.peer import Peer, fill
 from vnet.check.report import as_data, details, line, listing, skipped, summary
@@ -22,13 +30,16 @@ from vnet.check.verdicts import Result, Verdict, exit_status
 from vnet.cli.common import errors_in_one_line
 from vnet.cli.extras import extra
 from vnet.cli.output import json_option, open_json
+from vnet.cli.signals import run_until_ended
 
 __all__ = ["command"]
+
+RING_FEATURES = {"INDIRECT_DESC": INDIRECT_DESC, "EVENT_IDX": EVENT_IDX}
 
 
 @click.group("check")
 def command() -> None:
-    """Check another program's device against the specifications."""
+    """Check another program's device or driver."""
 
 
 def _known(_context: click.Context, _option: click.Parameter, file: Path | None) -> frozenset[str]:
@@ -125,9 +136,7 @@ def device(
     options = Options(patience, destructive, policy)
     with ExitStack() as stack:
         write_json = stack.enter_context(open_json(json_file))
-        if junit is not None:
-            with extra("check"):
-                from vnet.check.junit import write_junit
+        write_junit = stack.enter_context(_write_junit(junit))
         place = path or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vnet-check-"))) / "device.sock"
         run = Run(
             KINDS[kind],
@@ -143,14 +152,109 @@ def device(
         except NoDevice as exc:
             raise _NothingToCheck(str(exc)) from None
         seconds = time.monotonic() - start
-        for result in results:
-            if result.verdict not in (Verdict.PASS, Verdict.SKIP):
-                click.echo("\n".join(["", *details(result)]))
-        click.echo("\n".join(["", *skipped(results), summary(results, seconds)]))
+        _show_findings(results)
+        click.echo("\n".join([*skipped(results), summary(results, seconds)]))
         write_json(as_data(results, {"type": kind, "spawn": spawn, "destructive": destructive}, seconds))
-        if junit is not None:
-            write_junit(junit, results, f"vnet check {kind}", strict=strict)
+        write_junit(results, f"vnet check {kind}", strict)
     click.get_current_context().exit(exit_status(results, strict=strict))
+
+
+@command.command("driver")
+@click.option(
+    "--vhost-user",
+    "path",
+    metavar="SOCK",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Unix socket for the driver's vhost-user front end.",
+)
+@click.option(
+    "--type", "kind", type=click.Choice(list(DEVICES)), required=True, help="Type of the device that is served."
+)
+@click.option(
+    "--features-off",
+    multiple=True,
+    type=click.Choice(list(RING_FEATURES)),
+    help="Feature that is not offered. Repeatable.",
+)
+@click.option("--exec", "program", metavar="CMD", help="Run CMD once the socket is there; its end ends the watch.")
+@click.option("--strict", is_flag=True, help="Fail for a broken SHOULD, too.")
+@json_option
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="File for the results as JUnit XML.")
+@errors_in_one_line
+def driver(
+    path: Path,
+    kind: str,
+    features_off: tuple[str, ...],
+    program: str | None,
+    strict: bool,
+    json_file: Path | None,
+    junit: Path | None,
+) -> None:
+    """Watch a driver, and report each clause that it keeps or breaks.
+
+    Serves a device with split rings: a disk in memory, a network without stations, or a source of random bytes. The
+    watch ends with the connection of the front end, with the program of --exec, or with Ctrl-C. Exit status 1 if a MUST
+    is broken, 2 if the driver made no request.
+    """
+    seen = Observations(kind)
+    back = WatchingBack(DEVICES[kind](seen), seen, [RING_FEATURES[name] for name in features_off])
+    words = ["vnet", "check", "driver", "--vhost-user", str(path), "--type", kind]
+    alone = [*words, *(word for name in features_off for word in ("--features-off", name))]
+    with _write_junit(junit) as write_junit, open_json(json_file) as write_json:
+        start = time.monotonic()
+        run_until_ended(partial(_watch, path, back, program))
+        seconds = time.monotonic() - start
+        results = seen.results(alone)
+        for result in results:
+            click.echo(line(result))
+        _show_findings(results)
+        click.echo(f"{seen.requests} requests; the watch ended because {back.ended}")
+        click.echo(summary(results, seconds))
+        write_json(as_data(results, {"type": kind, "requests": seen.requests, "ended": back.ended}, seconds))
+        write_junit(results, f"vnet check driver {kind}", strict)
+    if not seen.requests:
+        raise _NothingToCheck(f"{path}: no driver made a request: {back.ended}")
+    click.get_current_context().exit(exit_status(results, strict=strict))
+
+
+async def _watch(path: Path, back: WatchingBack, program: str | None, serving: trio.Event) -> int:
+    """Watch one front end, and the program beside it, until either ends; return 0."""
+    listening = trio.Event()
+    async with trio.open_nursery() as nursery:
+
+        async def watch() -> None:
+            await watch_one(path, back, listening)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(watch)
+        await listening.wait()
+        serving.set()
+        if program is None:
+            click.echo(f"A device listens at {path}; Ctrl-C ends the watch.")
+        else:
+            done = await trio.run_process(shlex.split(program), check=False, stdin=subprocess.DEVNULL)
+            back.ended = f"the program ended with status {done.returncode}"
+            nursery.cancel_scope.cancel()
+    return 0
+
+
+@contextmanager
+def _write_junit(path: Path | None) -> Iterator[Callable[[Sequence[Result], str, bool], None]]:
+    """Yield a function that writes results as JUnit XML, or does nothing without a path. Raises PrivilegeError."""
+    if path is None:
+        yield lambda results, name, strict: None
+        return
+    with extra("check"):
+        from vnet.check.junit import write_junit
+    yield lambda results, name, strict: write_junit(path, results, name, strict=strict)
+
+
+def _show_findings(results: Sequence[Result]) -> None:
+    for result in results:
+        if result.verdict not in (Verdict.PASS, Verdict.SKIP):
+            click.echo("\n".join(["", *details(result)]))
+    click.echo()
 
 
 class _NothingToCheck(click.ClickException):

@@ -41,7 +41,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "Look at and change the management tree of a running system.",
     ),
     "bench": ("vnet.cli.bench", "Measure this stack and alternatives to it; show medians."),
-    "check": ("vnet.cli.check", "Check another program's device against the specifications."),
+    "check": ("vnet.cli.check", "Check another program's device or driver."),
     "serve": ("vnet.cli.serve", "Serve a device or a PCI function, for example to QEMU."),
     "learn": ("vnet.cli.learn", "Show how virtqueues work, step by step, on real rings."),
     "shell": ("vnet.cli.shell", "Open a Python prompt on a running system."),
