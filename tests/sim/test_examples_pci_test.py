@@ -17,7 +17,7 @@ from support.paths import EXAMPLES
 from support.rigs.vfio_user import C, Client
 from vnet.functions import FUNCTIONS
 from vnet.linux.ipc import connect
-from vnet.system.exports import open_function
+from vnet.system.function_system import open_function
 from vnet.topology.extensions import load_extension, temporarily
 from vnet.vfio_user.constants import IrqSet, IrqType, Region
 from vnet.vfio_user.payloads import IrqInfo
@@ -57,7 +57,7 @@ async def driven(folder: Path) -> AsyncIterator[Driver]:
     with temporarily():
         test = load_extension(EXAMPLES / "pci_test.py")
         path = folder / "s"
-        async with open_function("pci_test0", FUNCTIONS["pci_test"], [path]) as [sessions]:
+        async with open_function("pci_test0", FUNCTIONS["pci_test"], [path]) as system:
             client = Client(await connect(path))
             await client.agree()
             await client.share()
@@ -66,7 +66,7 @@ async def driven(folder: Path) -> AsyncIterator[Driver]:
                 yield Driver(client, test)
             finally:
                 client.close()
-            assert sessions.server.statistics.broken == 0
+            assert system.sessions[0].server.statistics.broken == 0
 
 
 async def test_memory_is_read_written_and_copied_across_mappings(tmp_path: Path) -> None:

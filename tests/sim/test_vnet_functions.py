@@ -16,7 +16,7 @@ from support.rigs.vfio_user import Client
 from vnet.functions import FUNCTIONS, FunctionKind
 from vnet.linux.ipc import connect
 from vnet.pcie.ntb import NtbFunction
-from vnet.system.exports import open_function
+from vnet.system.function_system import open_function
 from vnet.testing import until
 from vnet.topology.extensions import add_function, temporarily
 from vnet.vfio_user.constants import IrqSet, IrqType, Region
@@ -62,7 +62,7 @@ async def test_two_clients_reach_each_other_through_an_ntb(tmp_path: Path) -> No
     paths = [tmp_path / "a", tmp_path / "b"]
     lines: list[str] = []
     async with (
-        open_function("ntb0", FUNCTIONS["ntb"], paths, report=lines.append) as sessions,
+        open_function("ntb0", FUNCTIONS["ntb"], paths, report=lines.append) as system,
         AsyncExitStack() as stack,
     ):
         hosts = []
@@ -96,7 +96,7 @@ async def test_two_clients_reach_each_other_through_an_ntb(tmp_path: Path) -> No
         assert await near.client.read(Bar.WINDOWS, window + 4096, 64) == data
 
         far.client.socket.close()  # as its guest does that ends
-        await until(lambda: not sessions[1].server.connected)
+        await until(lambda: not system.sessions[1].server.connected)
         assert await near.get(Bar.CONFIG, Word.STATUS) == CommandStatus.OK
         assert set(await near.client.read(Bar.WINDOWS, window, 8)) == {0xFF}
     assert "ntb0 link 1: the client hung up" in lines

@@ -34,19 +34,19 @@ PART = MIB // PARTS
 ELSEWHERE = 1 << 40
 """Address of memory that no ring uses, which clients do not share."""
 FLOORS = {
-    "clients": 40,
-    "refused before a version": 5,
-    "gone in the middle of a message": 5,
-    "second client refused": 5,
-    "disk works": 20,
-    "disk works after memory was mapped again": 3,
-    "disk works in a later session": 5,
-    "rings broken": 3,
-    "mapping refused": 10,
-    "end of a mapping refused": 10,
-    "reset while running": 5,
-    "access refused": 10,
-    "anything": 30,
+    "clients": 20,
+    "refused before a version": 2,
+    "gone in the middle of a message": 3,
+    "second client refused": 3,
+    "disk works": 8,
+    "disk works after memory was mapped again": 2,
+    "disk works in a later session": 2,
+    "rings broken": 2,
+    "mapping refused": 5,
+    "end of a mapping refused": 5,
+    "reset while running": 3,
+    "access refused": 5,
+    "anything": 15,
 }
 COMMANDS = st.sampled_from(sorted(C))
 parts = st.integers(0, PARTS - 1)

@@ -115,3 +115,21 @@ def test_the_function_of_a_vfio_user_device_is_decoded(
     assert "Virtio 1.0 block device" in text
     assert ", blk0 on pcie0" in text
     assert "link pcie0: client (root complex) to serve (endpoint), up" in run("show", "--name", "t-function")
+
+
+def test_a_served_function_is_listed_shown_and_ended(
+    stack: ExitStack, tmp_path: Path, require_tool: RequireTool
+) -> None:
+    """It is no virtio device: `examples/pci_test.py`."""
+    require_tool("lspci")
+    name, served = "serve-pci_test-t-function", Serve(tmp_path, "t-function", "pci_test", by="--vfio-user")
+    stack.callback(served.close)
+    assert name in states()
+    shown = run("show", "--all", "--name", name)
+    assert "function 0 104c:b500 class ff0000" in shown
+    assert f"other process at {served.socket}: not connected, 0 connections so far" in shown
+    assert "MSI-X: 64 vectors" in shown
+    assert "104c:b500" in run("lspci", "--name", name, "-n")
+    run("down", "--name", name)
+    served.wait()
+    assert name not in states()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 import trio
@@ -22,12 +22,14 @@ from vnet.functions import FUNCTIONS, FunctionKind
 from vnet.qmp.server import ControlServer
 from vnet.spec import ANY_UID, PATH_RULE, fits_socket
 from vnet.system.claim import claim, claim_free
-from vnet.system.export_topology import HOST, DeviceExport, export_topology
-from vnet.system.exports import open_export_system, open_function
+from vnet.system.export_topology import HOST, DeviceExport, export_topology, system_name
+from vnet.system.exports import open_export_system
 from vnet.system.function_export import function_transports
+from vnet.system.function_system import function_topology, open_function
 from vnet.system.log import log_line
 from vnet.system.qemu import VFIO_USER, Version, arguments, describe, function_arguments, qemu_version
 from vnet.system.state import socket_path
+from vnet.system.world import World
 from vnet.topology import Topology, parse_device
 
 __all__ = ["command", "hint"]
@@ -87,6 +89,12 @@ UNSEALED = (
 
 
 FUNCTION_TITLE = f"For QEMU: (from {'.'.join(map(str, VFIO_USER))} on)"
+NAME = click.Option(
+    ["--name", "system"],
+    callback=check_name,
+    metavar="NAME",
+    help="Name of the system for vnet show, ps and the like; made from the type and the socket by default.",
+)
 ALLOW_UNSEALED = click.Option(["--allow-unsealed"], is_flag=True, help=UNSEALED)
 
 
@@ -131,12 +139,7 @@ class ServeGroup(click.Group):
                 help="With --connect: user, besides yours and root, whose process may listen there.",
             ),
             ALLOW_UNSEALED,
-            click.Option(
-                ["--name", "system"],
-                callback=check_name,
-                metavar="NAME",
-                help="Name of the system for vnet show, ps and the like; made from the type and the socket by default.",
-            ),
+            NAME,
         ]
         serve_it = log_options(errors_in_one_line(partial(_serve, name, options, serve.one_of)))
         text = f"Serve a {name} device"
@@ -155,6 +158,7 @@ def _function(name: str) -> click.Command:
             help=f"Unix socket for a vfio-user client, whose driver sees the function.{number}",
         ),
         ALLOW_UNSEALED,
+        NAME,
     ]
     serve_it = log_options(errors_in_one_line(partial(_serve_function, name, kind)))
     return click.command(name, params=params, help=f"{kind.help} Until Ctrl-C.", short_help=kind.help)(serve_it)
@@ -214,19 +218,22 @@ async def _run(
     serving: trio.Event,
 ) -> int:
     exports = {device: export}
-    with place(), _claimed(system, export, export_topology(exports)) as name:
-        async with (
-            open_export_system(exports, name or HOST, allow_unsealed=allow_unsealed) as served,
-            trio.open_nursery() as nursery,
-        ):
-            control = ControlServer(served.world)
-            if name is not None:
-                await nursery.start(control.serve, socket_path(name))
-            click.echo(hint(device, export, version, name))
-            serving.set()
-            await control.quit.wait()
-            nursery.cancel_scope.cancel()
+    with place(), _claimed(system, export.name, export_topology(exports)) as name:
+        async with open_export_system(exports, name or HOST, allow_unsealed=allow_unsealed) as served:
+            await _control(served.world, name, hint(device, export, version, name), serving)
     return 0
+
+
+async def _control(world: World, name: str | None, text: str, serving: trio.Event) -> None:
+    """Print ``text``, and take commands at the control socket of the system, if it has a name, until one ends it."""
+    control = ControlServer(world)
+    async with trio.open_nursery() as nursery:
+        if name is not None:
+            await nursery.start(control.serve, socket_path(name))
+        click.echo(text)
+        serving.set()
+        await control.quit.wait()
+        nursery.cancel_scope.cancel()
 
 
 def _check_path(flag: str, path: Path) -> None:
@@ -235,7 +242,9 @@ def _check_path(flag: str, path: Path) -> None:
         raise ConfigError("", flag, str(path), f"must be {PATH_RULE}")
 
 
-def _serve_function(name: str, kind: FunctionKind, paths: Sequence[Path], allow_unsealed: bool) -> None:
+def _serve_function(
+    name: str, kind: FunctionKind, paths: Sequence[Path], allow_unsealed: bool, system: str | None
+) -> None:
     if len(paths) != kind.links:
         count = "once" if kind.links == 1 else f"{kind.links} times"
         raise click.UsageError(f"--vfio-user must be given {count}")
@@ -243,30 +252,31 @@ def _serve_function(name: str, kind: FunctionKind, paths: Sequence[Path], allow_
     with place():
         for path in paths:
             _check_path("--vfio-user", path)
-    run_until_ended(partial(_run_function, f"{name}0", kind, paths, allow_unsealed, place))
+    run_until_ended(partial(_run_function, name, kind, paths, system, allow_unsealed, place))
 
 
 async def _run_function(
-    name: str,
+    kind_name: str,
     kind: FunctionKind,
     paths: Sequence[Path],
+    system: str | None,
     allow_unsealed: bool,
     place: Callable[[], AbstractContextManager[None]],
     serving: trio.Event,
-) -> NoReturn:
-    with place():
-        async with open_function(name, kind, paths, allow_unsealed=allow_unsealed):
-            click.echo(f"{name} listens at {' and '.join(map(str, paths))}; Ctrl-C ends it.")
+) -> int:
+    function, default = f"{kind_name}0", system_name(kind_name, paths[0])
+    with place(), _claimed(system, default, function_topology(function, paths)) as name:
+        async with open_function(function, kind, paths, name or HOST, allow_unsealed=allow_unsealed) as served:
+            lines = [f"{function} listens at {' and '.join(map(str, paths))}; Ctrl-C ends it.", *_looks(name)]
             for path in paths:
-                click.echo("\n".join([FUNCTION_TITLE, *(f"  {line}" for line in function_arguments(path))]))
-            serving.set()
-            await trio.sleep_forever()
-            raise AssertionError
+                lines += [FUNCTION_TITLE, *(f"  {line}" for line in function_arguments(path))]
+            await _control(served.world, name, "\n".join(lines), serving)
+    return 0
 
 
 @contextmanager
-def _claimed(given: str | None, export: DeviceExport, topology: Topology) -> Iterator[str | None]:
-    """Reserve the name of the system during the context, by default a free one.
+def _claimed(given: str | None, default: str, topology: Topology) -> Iterator[str | None]:
+    """Reserve the name of the system during the context, by default a free one like ``default``.
 
     Yields None if this user has no directory for control sockets: the device works without one.
     """
@@ -276,18 +286,23 @@ def _claimed(given: str | None, export: DeviceExport, topology: Topology) -> Ite
             return
         name: str | None = None
         try:
-            name = stack.enter_context(claim_free(export.name, topology)).name
+            name = stack.enter_context(claim_free(default, topology)).name
         except (PrivilegeError, OSError) as exc:
             log_line(f"vnet show and the like do not see this device: {exc}")
         yield name
 
 
+def _looks(system: str | None) -> list[str]:
+    """Return the line about commands for the system; none without a name."""
+    if system is None:
+        return []
+    return [f"In another shell: vnet show --name {system}; vnet down --name {system} ends it as well."]
+
+
 def hint(name: str, export: DeviceExport, version: Version | None = None, system: str | None = None) -> str:
     """Return lines with the socket of the device, its system, and the arguments for that version of QEMU."""
     verb = "connects to" if export.connect else "listens at"
-    lines = [f"{name} {verb} {export.socket}; Ctrl-C ends it."]
-    if system is not None:
-        lines.append(f"In another shell: vnet show --name {system}; vnet down --name {system} ends it as well.")
+    lines = [f"{name} {verb} {export.socket}; Ctrl-C ends it.", *_looks(system)]
     if export.vfio_user:
         title, qemu = FUNCTION_TITLE, function_arguments(export.socket)
     else:

@@ -298,6 +298,20 @@ class _Watch(_Event):
         super().close()
 
 
+class _SocketWatch:
+    """A socket in the poller's set."""
+
+    def __init__(self, socket: InstantSocket, poller: Poller, callback: Callable[[], object]) -> None:
+        self._fd, self._poller = socket.fileno(), poller
+        try:
+            poller.watch(self._fd, callback)
+        except OSError as exc:
+            raise TransportLost(f"cannot watch another connection: {exc.strerror}") from None
+
+    def close(self) -> None:
+        self._poller.unregister(self._fd)
+
+
 class LocalIpc:
     """`drivers.contracts.ipc.Ipc` on this machine."""
 
@@ -353,6 +367,13 @@ class LocalIpc:
         if not isinstance(socket, UnixSocket):
             raise TypeError("a socket of another kind of system")
         return socket.instant
+
+    def watch_socket(self, socket: InstantSocket, callback: Callable[[], object]) -> _SocketWatch:
+        """Call ``callback`` whenever the socket may have become readable, until the result is closed.
+
+        Raises TransportLost.
+        """
+        return _SocketWatch(socket, self._poller, callback)
 
     def make_event(self) -> Handle:
         try:

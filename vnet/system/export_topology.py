@@ -12,12 +12,19 @@ from vnet.names import NAME_MAX
 from vnet.spec import DeviceSpec, HostSpec, LinkSpec, Netns
 from vnet.topology import Topology
 
-__all__ = ["HOST", "DeviceExport", "ExportTopology", "export_topology"]
+__all__ = ["CLIENT", "HOST", "DeviceExport", "ExportTopology", "export_topology", "system_name"]
 
 HOST = "serve"
 """Name of the host of served devices: this process."""
 FRONT_END, CLIENT = "frontend", "client"
 """Names of the drivers' hosts, by protocol."""
+
+
+def system_name(kind: str, socket: Path) -> str:
+    """Return the default name of a system that serves a device or a function, made from its type and its socket."""
+    stem = re.sub(r"[^a-z0-9_-]+", "-", socket.stem.lower()).strip("-")
+    parts = (HOST, re.sub(r"[^a-z0-9_-]+", "-", kind.lower()), *((stem,) if stem not in ("", kind) else ()))
+    return "-".join(parts)[:NAME_MAX]
 
 
 @attrs.frozen
@@ -41,10 +48,8 @@ class DeviceExport:
 
     @property
     def name(self) -> str:
-        """Default name of its system, made from its type and its socket."""
-        stem = re.sub(r"[^a-z0-9_-]+", "-", self.socket.stem.lower()).strip("-")
-        parts = (HOST, self.spec.type, *((stem,) if stem not in ("", self.spec.type) else ()))
-        return "-".join(parts)[:NAME_MAX]
+        """Default name of its system."""
+        return system_name(self.spec.type, self.socket)
 
     @property
     def protocol(self) -> str:

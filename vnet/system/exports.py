@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import attrs
 import trio
 
 from drivers.bus.back import VhostBack
-from drivers.contracts.events import SILENT, Reporter, Source
+from drivers.contracts.events import Reporter, Source
 from drivers.errors import TransportLost
 from drivers.transports.vhost_user import VhostUserBack
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.base import End, OpenContext
 from vnet.ends.foreign import ForeignEnd
-from vnet.errors import ConfigError
-from vnet.functions import FunctionKind
 from vnet.host.host import Host
 from vnet.linux.background import open_background
 from vnet.linux.collector import ignore_existing
-from vnet.linux.ipc import LocalIpc
 from vnet.linux.poller import Poller
 from vnet.linux.unix_socket import connect_trusted
 from vnet.ports.packet.interface_watch import open_watches
 from vnet.system.bring_up import register_device_types, wait_offered
 from vnet.system.device import Device
 from vnet.system.export_topology import HOST, DeviceExport, export_topology
-from vnet.system.function_export import MEMORY, FunctionExport, make_back, open_function_export
+from vnet.system.function_export import BUS, MEMORY, FunctionExport, make_back
 from vnet.system.log import log_events, log_line
 from vnet.system.losses import LossWatch
-from vnet.system.sessions import DeviceSessions, ExportReport, Sessions
+from vnet.system.sessions import DeviceSessions, ExportReport
 from vnet.system.world import World
 from vnet.vfio_user.server import VfioUserRoot
 
-__all__ = ["DeviceExport", "ExportSystem", "Served", "open_export_system", "open_exports", "open_function"]
+__all__ = ["DeviceExport", "ExportSystem", "Served", "open_export_system", "open_exports"]
 
-BUS = 1
-"""Number of the one bus of a client's root complex."""
 RETRY = 0.5
 """Seconds between two attempts to connect."""
 
@@ -139,7 +133,7 @@ async def open_export_system(
             if one.export.connect:
                 await sessions.start(one.dial)
             else:
-                await _start(sessions, one)
+                await sessions.start(one.listen_or_explain)
         stack.enter_context(ignore_existing())
         yield ExportSystem(world, served)
 
@@ -176,51 +170,6 @@ def _place(
 
 def _no_start() -> None:
     """Do nothing: a back end appears at its socket."""
-
-
-@asynccontextmanager
-async def open_function(
-    name: str,
-    kind: FunctionKind,
-    sockets: Sequence[Path],
-    *,
-    allow_unsealed: bool = False,
-    report: Callable[[str], None] = log_line,
-) -> AsyncIterator[tuple[Sessions, ...]]:
-    """Serve an endpoint function during the context, each of its links at a socket.
-
-    ``report`` takes lines for the user about connections. Raises ConfigError, and what the function's `bind` raises.
-    """
-    poller = Poller(moderate=True)
-    async with AsyncExitStack() as stack:
-        stack.callback(poller.close)
-        ipc = LocalIpc(poller, allow_unsealed=allow_unsealed)
-        exports, served = [], []
-        for number, socket in enumerate(sockets):
-            lines = ExportReport(name if len(sockets) == 1 else f"{name} link {number}", report, peer="client")
-            export = stack.enter_context(open_function_export(name, ipc, lines))
-            exports.append(export)
-            served.append(Sessions(name, socket, export, lines, SILENT))
-        function = kind.make(*(export.controller for export in exports))
-        function.bind()
-        stack.callback(function.unbind)
-        nursery = await stack.enter_async_context(open_background())
-        nursery.start_soon(poller.run)
-        nursery.start_soon(function.run)
-        for export in exports:
-            export.start()
-        sessions = await stack.enter_async_context(open_background())
-        for each in served:
-            await _start(sessions, each)
-        yield tuple(served)
-
-
-async def _start(nursery: trio.Nursery, sessions: Sessions) -> None:
-    """Listen at the socket from now on. Raises ConfigError."""
-    try:
-        await nursery.start(sessions.listen)
-    except OSError as exc:
-        raise ConfigError("serve", "socket", str(sessions.path), exc.strerror or str(exc)) from None
 
 
 async def _run(scope: trio.CancelScope, poller: Poller, host: Host, task_status: trio.TaskStatus[None]) -> None:

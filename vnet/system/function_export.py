@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -13,17 +12,16 @@ from drivers.contracts.ipc import FdSocket
 from rings.memory import Memory
 from vnet.errors import ConfigError
 from vnet.link.base import Link
-from vnet.link.ideal import IdealLink
-from vnet.linux.ipc import LocalIpc
-from vnet.linux.memory import HostMemory
 from vnet.pcie.epc import EndpointController
 from vnet.spec import DeviceSpec
 from vnet.transports import TRANSPORTS
-from vnet.vfio_user.server import ClientReport, VfioUserRoot
+from vnet.vfio_user.server import VfioUserRoot
 from vnet.vfio_user.session import Doorbell
 
-__all__ = ["MEMORY", "FunctionExport", "doorbells", "function_transports", "make_back", "open_function_export"]
+__all__ = ["BUS", "MEMORY", "FunctionExport", "doorbells", "function_transports", "make_back"]
 
+BUS = 1
+"""Number of the one bus of a client's root complex."""
 MEMORY = 16 << 20
 """Bytes of an endpoint's memory, for BARs that are memory. Untouched pages use none."""
 
@@ -56,18 +54,6 @@ class FunctionExport:
     async def serve_connection(self, socket: FdSocket) -> None:
         """Serve a client. Raises ProtocolError, TransportLost."""
         await self._server.serve_connection(socket)
-
-
-@contextmanager
-def open_function_export(name: str, ipc: LocalIpc, report: ClientReport) -> Iterator[FunctionExport]:
-    """Open a link of its own for a function, with an endpoint that has memory."""
-    link, memory = IdealLink(name), HostMemory(MEMORY, name=name)
-    controller = EndpointController(link, memory=memory, name=name)
-    try:
-        yield FunctionExport(link, controller, VfioUserRoot(ipc, {0: report}))
-    finally:
-        controller.stop()
-        memory.close()
 
 
 def function_transports() -> list[str]:

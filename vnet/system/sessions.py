@@ -17,6 +17,7 @@ from drivers.contracts.ipc import FdSocket
 from drivers.errors import DriverError
 from rings.status import Status
 from vnet.ends.base import End
+from vnet.errors import ConfigError
 from vnet.linux.ipc import UnixSocket
 from vnet.linux.unix_socket import accept, listen
 from vnet.system.limited import LimitedReport
@@ -114,6 +115,13 @@ class Sessions:
                 while True:
                     client = await accept(listening, self._report_refusal)
                     nursery.start_soon(self.converse, client)
+
+    async def listen_or_explain(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Accept front ends at the socket. Raises ConfigError if it cannot be listened at."""
+        try:
+            await self.listen(task_status)
+        except OSError as exc:
+            raise ConfigError("serve", "socket", str(self.path), exc.strerror or str(exc)) from None
 
     def _report_refusal(self, why: str) -> None:
         self.lines.trouble(f"cannot accept a {self.lines.peer}: {why}")

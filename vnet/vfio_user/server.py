@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Protocol
 
 import trio
 
 from drivers.carriers.framing import ProtocolError
 from drivers.carriers.server import SessionServer
-from drivers.contracts.ipc import FdSocket, Handle
+from drivers.contracts.ipc import FdSocket
 from rings.memory import ADDRESS_END
 from vnet.link.base import Direction, Link
 from vnet.linux.ipc import LocalIpc
@@ -74,34 +75,30 @@ class FunctionServer(SessionServer):
         interrupts = ClientInterrupts(self._ipc, self.handle, self.memory.flush)
         function = ClientFunction(self.handle, interrupts.program)
         self._session = Session(self._ipc, self.memory, function, interrupts, self.doorbells)
-        channel = self._channel = ServerChannel(self._ipc.instant(socket), Patience(), self._serve_meanwhile)
+        instant = self._ipc.instant(socket)
+        channel = self._channel = ServerChannel(instant, Patience(), self._serve, self._root.settle)
         self.memory.dma = ClientDma(channel)
         function.reset()
-        await self._serve_messages(channel)
+        with closing(self._ipc.watch_socket(instant, channel.readable.set)):
+            await channel.run()
 
-    def _serve_meanwhile(self, message: Message) -> None:
-        """Serve a command that arrives while a request to a client waits for its reply. Raises ProtocolError."""
-        assert self._channel is not None
-        data, handles, error = self._serve(message)
-        if message.need_reply:
-            self._channel.post(data, handles)
-        if error is not None:
-            raise error
-
-    def _serve(self, message: Message) -> tuple[bytes, Sequence[Handle], ProtocolError | None]:
-        """Serve a command. Returns the reply, its file descriptors, and why the connection ends after it."""
+    def _serve(self, message: Message) -> None:
+        """Serve a command. Raises ProtocolError if the connection ends after the reply to it."""
         session = self._session
         assert session is not None
+        assert self._channel is not None
         self.statistics.messages += 1
         was_new = session.state is SessionState.NEW
         data, handles, refusal = session.serve(message)
+        if message.need_reply:
+            self._channel.post(data, handles)
         if refusal is None:
             if was_new:
                 self._report.agreed()
-            return data, handles, None
-        if not was_new:
+        elif was_new:
+            raise ProtocolError(str(refusal))
+        else:
             self._report.trouble(str(refusal))
-        return data, handles, ProtocolError(str(refusal)) if was_new else None
 
     async def leave(self) -> None:
         session, self._session = self._session, None
@@ -132,20 +129,6 @@ class FunctionServer(SessionServer):
         """Disconnect a client that takes the end of its connection for that of the link, as ours does."""
         if self._session is not None and self._session.link_events:
             self.disconnect()
-
-    async def _serve_messages(self, channel: ServerChannel) -> None:
-        first = True
-        while (message := await channel.receive(first=first)) is not None:
-            first = False
-            try:
-                data, handles, error = self._serve(message)
-                await self._root.settle()
-                if message.need_reply:
-                    await channel.send(data, handles)
-            finally:
-                message.close()
-            if error is not None:
-                raise error
 
 
 class VfioUserRoot:
@@ -179,10 +162,11 @@ class VfioUserRoot:
         if self._link is not None:
             self._link.remap(Direction.UPSTREAM, addr, size)
 
-    async def settle(self) -> None:
-        """Sleep until all accesses so far have crossed the link."""
-        if self._link is not None:
-            await self._link.settle()
+    @property
+    def settle(self) -> Callable[[], Awaitable[None]] | None:
+        """Sleeps until all accesses so far have crossed the link; None if they take no time."""
+        link = self._link
+        return None if link is None or link.meter(Direction.DOWNSTREAM) is None else link.settle
 
     # PciBusEvents
 

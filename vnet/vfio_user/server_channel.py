@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from select import POLLIN, POLLOUT
 
 import trio
@@ -12,6 +12,7 @@ import trio
 from drivers.carriers.framing import ProtocolError, no_progress
 from drivers.contracts.ipc import Handle, Unusable
 from drivers.errors import TransportLost
+from drivers.flow.pump import Signal
 from vnet.linux.ipc import InstantSocket, wait_any
 from vnet.vfio_user.constants import Command
 from vnet.vfio_user.messages import Assembler, Message, command_name, emit, parse_reply
@@ -25,6 +26,8 @@ DEADLINE = 5.0
 PEER = "client"
 MESSAGES_MAX = 1024
 """Most messages of all clients before the reply to a request."""
+TURN = 64
+"""Most commands that are served before other tasks run."""
 REQUESTS_MAX = 8
 """Most requests without a reply: each further one is made by a command that arrived instead of a reply."""
 
@@ -42,19 +45,28 @@ def _channels() -> list[ServerChannel]:
 
 
 class ServerChannel:
-    """A connection. `receive` and `send` are for its task; `request` blocks, and serves commands meanwhile.
+    """A connection: `run` serves it, and `request` blocks and serves all connections meanwhile.
 
     A client may wait for the reply to a command, of this or another function, before it answers a request, as QEMU
-    does: commands at all connections are served. All calls raise
-    ProtocolError if the client violates the protocol or is silent, TransportLost if it hangs up; then the connection
-    has ended, and they raise it again.
+    does. Both raise ProtocolError if the client violates the protocol or is silent, TransportLost if it is gone; then
+    the connection has ended, and they raise it again.
     """
 
-    def __init__(self, socket: InstantSocket, patience: Patience, serve: Callable[[Message], None]) -> None:
-        """``socket`` stays its owner's. ``serve`` handles a command that arrives instead of a reply."""
+    def __init__(
+        self,
+        socket: InstantSocket,
+        patience: Patience,
+        serve: Callable[[Message], None],
+        settle: Callable[[], Awaitable[None]] | None,
+    ) -> None:
+        """``socket`` stays its owner's. ``serve`` handles a command and posts the reply. Raises ProtocolError.
+
+        ``settle``, if commands take time, sleeps until those so far are done: replies are sent then.
+        """
         self._socket = socket
         self._patience = patience
         self._serve = serve
+        self._settle = settle
         self._assembler = Assembler(server=True)
         self._outgoing: deque[tuple[memoryview, Sequence[Handle]]] = deque()
         self._number = 0
@@ -62,38 +74,45 @@ class ServerChannel:
         """Requests without a reply."""
         self._replies: dict[int, Payload | Refused] = {}
         self._scope = trio.CancelScope()
-        """Scope of the wait for a message; its deadline is that of the message."""
+        """Scope of `run`; its deadline is that of a message of which a part has arrived, or of the first one."""
         self._end: ProtocolError | TransportLost | None = None
+        self._hung_up = False
+        self.readable = Signal()
+        """To be set whenever the socket may have become readable."""
         _channels().append(self)
 
-    async def receive(self, *, first: bool) -> Message | None:
-        """Return the client's next command; None at the end of the stream."""
-        with trio.CancelScope() as self._scope:
-            if first or self._assembler.partial:
-                self._scope.deadline = trio.current_time() + DEADLINE
-            await trio.lowlevel.checkpoint()
-            while True:
+    async def run(self) -> None:
+        """Serve commands until the client hangs up, in the task that sets `readable` if they take no time."""
+        with self._scope:
+            self._scope.deadline = trio.current_time() + DEADLINE
+            while not self._hung_up:
+                served = self._serve_some()
                 self._check()
-                try:
-                    message = self._receive_now()
-                except BlockingIOError:
-                    await trio.lowlevel.wait_readable(self._socket.fileno())
-                    continue
-                except EOFError:
-                    if self._assembler.partial:
-                        raise self.end(ProtocolError("the connection ended in the middle of a message")) from None
-                    return None
-                if message is not None:
-                    if message.is_reply:
-                        message.close()
-                        raise self.end(ProtocolError(f"{command_name(message.command)}: a reply without a request"))
-                    return message
-                if not first and self._scope.deadline == math.inf:
-                    self._scope.deadline = trio.current_time() + DEADLINE
+                if self._settle is not None:
+                    await self._settle()
+                if self._outgoing:
+                    await self._send()
+                elif served == TURN:
+                    await trio.lowlevel.checkpoint()
+                elif not served:
+                    await self.readable.wait(self._serve_in_place if self._settle is None else None)
+            return
         raise self.end(no_progress(DEADLINE, PEER))
 
-    async def send(self, data: bytes, handles: Sequence[Handle] = ()) -> None:
-        self._outgoing.append((memoryview(data), handles))
+    def _serve_in_place(self) -> bool:
+        """Serve what has arrived; return whether `run` may go on waiting."""
+        served = self._serve_some()
+        return served < TURN and not self._outgoing and self._open
+
+    def _serve_some(self) -> int:
+        """Serve up to `TURN` commands, or up to 1 if they take time; return how often there was something to do."""
+        turn = TURN if self._settle is None else 1
+        for done in range(turn):
+            if not self._open or not self._advance() or self._outgoing:
+                return done
+        return turn
+
+    async def _send(self) -> None:
         with trio.move_on_after(DEADLINE):
             while not self._flush():
                 await trio.lowlevel.wait_writable(self._socket.fileno())
@@ -132,14 +151,16 @@ class ServerChannel:
         spent, messages = 0.0, 0
         while number not in self._replies:
             self._check()
-            channels = [channel for channel in _channels() if channel._end is None]
+            if self._hung_up:
+                raise TransportLost("the client hung up")
+            channels = [channel for channel in _channels() if channel._open]
             arrived = sum([channel._advance() for channel in channels])
             messages += arrived
             if messages > MESSAGES_MAX:
                 raise self.end(ProtocolError(f"{command.name}: {MESSAGES_MAX} messages before its reply"))
             if arrived or number in self._replies:
                 continue
-            waits = [(channel._socket, channel._events) for channel in channels if channel._end is None]
+            waits = [(channel._socket, channel._events) for channel in channels if channel._open]
             took = self._patience.wait(lambda timeout: wait_any(waits, timeout), spent)  # noqa: B023
             if took is None:
                 raise self.end(ProtocolError(f"{command.name}: the client takes too long to answer"))
@@ -150,17 +171,20 @@ class ServerChannel:
         return reply
 
     @property
+    def _open(self) -> bool:
+        return self._end is None and not self._hung_up
+
+    @property
     def _events(self) -> int:
         return POLLIN | POLLOUT if self._outgoing else POLLIN
 
     def _advance(self) -> bool:
-        """Send and receive without waiting, for a request of any connection; return whether a message arrived."""
+        """Send what there is room for, then serve one message, if it has arrived; return whether anything has."""
         try:
             self._flush()
             message = self._receive_now()
-            self._scope.deadline = trio.current_time() + DEADLINE if message is None else math.inf
-            if message is None:
-                return True
+            if self._scope.deadline != math.inf:
+                self._scope.deadline = math.inf
             if message.is_reply:
                 self._take(message)
             else:
@@ -168,10 +192,17 @@ class ServerChannel:
                     self._serve(message)
                 finally:
                     message.close()
+                    if self._settle is None and self._outgoing:
+                        self._flush()
         except BlockingIOError:
+            if self._assembler.partial and self._scope.deadline == math.inf:
+                self._scope.deadline = trio.current_time() + DEADLINE
             return False
         except EOFError:
-            self.end(TransportLost("the client hung up"))
+            if self._assembler.partial:
+                self.end(ProtocolError("the connection ended in the middle of a message"))
+            else:
+                self._hung_up = True
         except (ProtocolError, TransportLost) as exc:
             self.end(exc)
         return True
@@ -189,13 +220,16 @@ class ServerChannel:
         finally:
             message.close()
 
-    def _receive_now(self) -> Message | None:
-        """Return the message that what has arrived completes, if it does. Raises BlockingIOError, EOFError."""
+    def _receive_now(self) -> Message:
+        """Return the next message. Raises BlockingIOError if it has not arrived, EOFError."""
         try:
-            data, handles = self._socket.receive(self._assembler.missing)
-            if not data:
-                raise EOFError
-            return self._assembler.feed(data, handles)
+            while True:
+                data, handles = self._socket.receive(self._assembler.missing)
+                if not data:
+                    raise EOFError
+                message = self._assembler.feed(data, handles)
+                if message is not None:
+                    return message
         except (ProtocolError, TransportLost) as exc:
             raise self.end(exc) from None
         except Unusable as exc:

@@ -90,7 +90,7 @@ class Session:
         self._memory.flush()
         try:
             payload = parse(message, self.state)
-            body, handles = self._HANDLERS[Command(message.command)](self, payload, message)
+            body, handles = self._HANDLERS[message.command](self, payload, message)
         except Refused as exc:
             return error(message, exc.number), (), exc
         return reply(message, body), handles, None
@@ -164,8 +164,10 @@ class Session:
         data = self._function.read(payload.region, payload.offset, payload.count)
         return RegionWrite(payload.offset, payload.region, data).emit(), ()
 
-    def _region_write(self, payload: RegionWrite, _: Message) -> Reply:
+    def _region_write(self, payload: RegionWrite, message: Message) -> Reply:
         self._function.write(payload.region, payload.offset, payload.data)
+        if not message.need_reply:
+            return DONE
         return RegionRead(payload.offset, payload.region, len(payload.data)).emit(), ()
 
     def _region_writes(self, payload: RegionWrites, _: Message) -> Reply:
@@ -177,7 +179,7 @@ class Session:
         self._function.reset()
         return DONE
 
-    _HANDLERS: ClassVar[Mapping[Command, Callable[[Session, Any, Message], Reply]]] = {
+    _HANDLERS: ClassVar[Mapping[int, Callable[[Session, Any, Message], Reply]]] = {
         Command.VERSION: _version,
         Command.DMA_MAP: _dma_map,
         Command.DMA_UNMAP: _dma_unmap,

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import attrs
 import trio
+import trio.lowlevel
 import trio.testing
 
 from drivers.bus.back import Identity
@@ -140,6 +141,8 @@ class Client:
         self.ring = FORMATS["split"].driver(self.memory, NUM, self.addrs, event_idx=False)
         await self.write(Region.CONFIG, COMMAND, COMMAND_BITS.to_bytes(2, "little"))
         await self.set(Common.DEVICE_STATUS, 0)
+        while await self.get(Common.DEVICE_STATUS):  # as drivers do: a reset takes time
+            await trio.lowlevel.checkpoint()
         await self.set(Common.DEVICE_STATUS, Status.ACKNOWLEDGE | Status.DRIVER)
         for select in range(2):
             await self.set(Common.DRIVER_FEATURE_SELECT, select)
