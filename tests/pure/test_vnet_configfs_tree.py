@@ -10,7 +10,8 @@ import pytest
 
 from support.tree import drive
 from vnet.configfs import tree as model
-from vnet.configfs.tree import Attribute, Directory, Kind, Tree, attributes
+from vnet.configfs.nodes import Attribute, Directory, Kind, Link, attributes
+from vnet.configfs.tree import Tree
 from vnet.configfs.values import TreeError, parse_unsigned
 
 
@@ -80,7 +81,7 @@ def test_paths_follow_links_and_dots(m: Model) -> None:
 def test_a_link_reads_as_a_path_from_its_directory(m: Model) -> None:
     drive(m.tree.symlink("items/a", "places/place/l"))
     _, link = m.tree.find("places/place/l", follow=False)
-    assert isinstance(link, model.Link)
+    assert isinstance(link, Link)
     assert link.text == "../../items/a"
 
 
@@ -220,21 +221,3 @@ def test_of_100_000_directories_those_beyond_the_limit_are_refused(m: Model) -> 
         drive(m.tree.rmdir(f"items/n{number}"))
     assert list(m.tree.directory("items").children) == ["a"]
     drive(m.tree.mkdir("items/b"))
-
-
-def test_a_live_directory_exists_while_it_is_looked_at() -> None:
-    figures = {"rx": 1}
-    live = Kind(live=lambda _: {name: Kind(attributes(_value(name, figures))) for name in figures})
-    root = Directory("", Kind())
-    root.add("queues", live)
-    tree = Tree(root)
-    assert tree.read("queues/rx/value") == "1\n"
-    figures["rx"] = 2
-    figures["tx"] = 3
-    assert [tree.read(f"queues/{name}/value") for name in tree.directory("queues").nodes()] == ["2\n", "3\n"]
-    figures.clear()
-    refused(errno.ENOENT, lambda: tree.read("queues/rx/value"))
-
-
-def _value(name: str, figures: dict[str, int]) -> Attribute:
-    return Attribute("value", lambda _: str(figures[name]))

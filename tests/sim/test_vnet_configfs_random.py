@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from support.rigs.configfs import WITH_NTB, TreeRig
-from vnet.configfs.tree import Directory, Link
+from vnet.configfs.nodes import Directory, Link
 from vnet.configfs.values import TreeError
 from vnet.errors import ConfigError, ControlError
 

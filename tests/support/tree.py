@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from vnet.configfs.nodes import Directory
 from vnet.configfs.paths import resolved
 from vnet.configfs.service import Configfs
-from vnet.configfs.tree import Directory
 
 T = TypeVar("T")
 MOUNT = "/sys/kernel/config"

@@ -7,8 +7,8 @@ from typing import Any
 
 import attrs
 
+from vnet.configfs.nodes import Attribute, Directory, Kind
 from vnet.configfs.operations import System
-from vnet.configfs.tree import Attribute, Directory, Kind
 
 __all__ = ["add_looks"]
 

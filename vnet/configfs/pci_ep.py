@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from heapq import heappop, heappush
 
 import attrs
 
-from drivers.carriers.ntb_registers import MAX_MWS
 from drivers.contracts.hw import MAX_FUNCTIONS
-from vnet.configfs.functions import HEADER, INTERRUPTS, NTB_ATTRIBUTES, Function, FunctionDriver, function_drivers
+from vnet.configfs.function_attributes import header_attributes, ntb_attributes
+from vnet.configfs.functions import Function, FunctionDriver, function_drivers
+from vnet.configfs.nodes import Attribute, Directory, Kind, Link, attributes
 from vnet.configfs.operations import System, applied
-from vnet.configfs.tree import Attribute, Directory, Kind, Link, attributes
-from vnet.configfs.values import TreeError, parse_bool, parse_unsigned
+from vnet.configfs.values import TreeError, parse_bool
 from vnet.configfs.virtio import choose_type, client_of, virtio_kind
 from vnet.names import NAME, NAME_RULE
 from vnet.topology import Topology
@@ -22,8 +22,6 @@ from vnet.topology import Topology
 __all__ = ["PciEndpoints"]
 
 SIDES = ("primary", "secondary")
-WINDOWS = {f"mw{window}": window for window in range(1, MAX_MWS + 1)}
-"""Number of the window by attribute."""
 
 
 @attrs.define(eq=False)
@@ -61,9 +59,9 @@ class PciEndpoints:
             side: Kind(allow_link=partial(self._link_side, side), drop_link=partial(self._unlink_side, side))
             for side in SIDES
         }
-        self._function = Kind(_header_attributes(), drop=self._drop)
+        self._function = Kind(header_attributes(), drop=self._drop)
         self._ntb = attrs.evolve(self._function, make=self._make_settings)
-        self._ntb_settings = Kind(_ntb_attributes(), drop=_check_free)
+        self._ntb_settings = Kind(ntb_attributes(), drop=_check_free)
         self._virtio_settings = Kind(allow_link=self._choose, drop_link=_check_free)
 
     # The running system
@@ -286,59 +284,3 @@ def _merged(whole: Topology, part: Topology) -> Topology:
 async def _check_free(directory: Directory, _: Directory | None = None) -> None:
     """Raise TreeError (EBUSY) while the function of a directory is linked to a controller."""
     directory.data.check_free()
-
-
-# Attributes
-
-Values = Callable[[Function], dict[str, int]]
-"""Returns the values of a function that an attribute changes."""
-
-
-def _number(name: str, bits: int, values: Values, show: Callable[[Function, str], str]) -> Attribute:
-    """Return an attribute of a function: an unsigned number of at most ``bits`` bits."""
-
-    async def store(directory: Directory, text: str) -> None:
-        function: Function = directory.data
-        function.check_free()
-        value = parse_unsigned(text, bits)
-        if name == "num_mws" and value > MAX_MWS:
-            raise TreeError(errno.EINVAL, f"must be at most {MAX_MWS}")
-        if name in WINDOWS and WINDOWS[name] > values(function)["num_mws"]:
-            raise TreeError(errno.EINVAL, f"num_mws must be at least {WINDOWS[name]}")
-        values(function)[name] = value
-
-    return Attribute(name, lambda directory: show(directory.data, name), store)
-
-
-def _header(function: Function) -> dict[str, int]:
-    return function.header
-
-
-def _show_header(function: Function, name: str) -> str:
-    return f"{function.shown(name):#06x}"
-
-
-def _interrupts(function: Function) -> dict[str, int]:
-    return function.interrupts
-
-
-def _show_interrupts(function: Function, name: str) -> str:
-    return str(function.interrupts.get(name, 0))
-
-
-def _ntb_values(function: Function) -> dict[str, int]:
-    return function.settings.table
-
-
-def _show_ntb_value(function: Function, name: str) -> str:
-    return str(function.settings.table[name])
-
-
-def _header_attributes() -> Mapping[str, Attribute]:
-    header = (_number(name, bits, _header, _show_header) for name, bits in HEADER.items())
-    interrupts = (_number(name, bits, _interrupts, _show_interrupts) for name, bits in INTERRUPTS.items())
-    return attributes(*header, *interrupts)
-
-
-def _ntb_attributes() -> Mapping[str, Attribute]:
-    return attributes(*(_number(name, bits, _ntb_values, _show_ntb_value) for name, bits in NTB_ATTRIBUTES.items()))

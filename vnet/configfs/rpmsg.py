@@ -6,9 +6,9 @@ import errno
 
 import attrs
 
+from vnet.configfs.nodes import Directory, Kind
 from vnet.configfs.operations import System, applied
 from vnet.configfs.settings import Settings, settings_kind
-from vnet.configfs.tree import Directory, Kind
 from vnet.configfs.values import TreeError
 from vnet.ends.rpmsg import ChannelSpec, surface_problem
 from vnet.topology.reference import keys_of

@@ -10,10 +10,11 @@ import attrs
 import trio
 
 from vnet.configfs.looks import add_looks
+from vnet.configfs.nodes import Directory, Kind, Link, Node
 from vnet.configfs.operations import ChannelHost, System
 from vnet.configfs.pci_ep import PciEndpoints
 from vnet.configfs.rpmsg import Rpmsg
-from vnet.configfs.tree import Directory, Kind, Link, Node, Tree
+from vnet.configfs.tree import Tree
 from vnet.configfs.vhost import Vhost
 from vnet.ends.rpmsg import RpmsgEnd
 from vnet.system.snapshot import take_device, take_ntb

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Union, get_args, get_origin
 
 import attrs
 
-from vnet.configfs.tree import Attribute, Directory, Kind
+from vnet.configfs.nodes import Attribute, Directory, Kind
 from vnet.configfs.values import TreeError, parse_bool, parse_unsigned
 from vnet.errors import dotted
 from vnet.spec import DeviceSpec

@@ -7,9 +7,9 @@ from itertools import count
 
 import attrs
 
+from vnet.configfs.nodes import Directory, Kind
 from vnet.configfs.operations import System, applied
 from vnet.configfs.settings import Settings, device_of, table_of
-from vnet.configfs.tree import Directory, Kind
 from vnet.configfs.values import TreeError
 from vnet.configfs.virtio import CLIENT, Client, choose_type, client_name, client_of, virtio_kind
 from vnet.ends import DEVICE_TYPES

@@ -7,8 +7,8 @@ from functools import cache
 
 import attrs
 
+from vnet.configfs.nodes import Attribute, Directory, Kind, attributes
 from vnet.configfs.settings import Configured, settings_kind
-from vnet.configfs.tree import Attribute, Directory, Kind, attributes
 from vnet.configfs.values import TreeError
 from vnet.ends import DEVICE_TYPES
 from vnet.topology.reference import keys_of
