@@ -58,6 +58,10 @@ class RequestQueue(ABC, Generic[R, A]):
         self.figures.taken += 1
         self._requests[slot] = request
 
+    @property
+    def busy(self) -> bool:
+        return len(self._free) < len(self._requests)
+
     def flush(self) -> None:
         if self.queue.live:
             self.queue.flush()

@@ -55,6 +55,10 @@ class SubmissionQueue(Protocol[R_contra]):
     def add(self, request: R_contra, /) -> None:
         """Add the request to the ring. Requires `room`."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether the ring has requests that the device did not answer yet."""
+
     def flush(self) -> None:
         """Publish the added requests, and notify the device."""
 
@@ -76,6 +80,9 @@ class Submitter(ABC, Generic[R]):
         self._backlog: deque[R] = deque()
         self._to_flush: list[SubmissionQueue[R]] = []
         self._backlog_changed = trio.Event()
+        self._draining = False
+        """Whether the device gets no further requests."""
+        self._drained = trio.Event()
         self._ended = False
         """Whether `serve` has ended."""
         self._waits: set[trio.CancelScope] = set()
@@ -116,6 +123,7 @@ class Submitter(ABC, Generic[R]):
     def device_down(self, unanswered: Sequence[R]) -> None:
         """Keep the requests that the device did not answer; it no longer touches their buffers."""
         self._queues = ()
+        self._drained.set()
         self.liveness.set(False)
         self._to_flush.clear()
         self._backlog.extendleft(sorted(unanswered, key=lambda request: -request.serial))
@@ -127,7 +135,8 @@ class Submitter(ABC, Generic[R]):
     def feed(self, queue: SubmissionQueue[R] | None = None) -> None:
         """Add waiting requests while there is room. With ``queue``, only to that one, which the caller then flushes."""
         backlog = self._backlog
-        while backlog and self.liveness.live:
+        self._drained.set()
+        while backlog and self.liveness.live and not self._draining:
             free = self._queue(backlog[0]) if queue is None else queue if queue.room(backlog[0]) else None
             if free is None:
                 return
@@ -146,7 +155,7 @@ class Submitter(ABC, Generic[R]):
             self._set_deadline(request)
             self._backlog.append(request)
             self._backlog_changed.set()
-        elif self._backlog or (queue := self._queue(request)) is None:
+        elif self._backlog or self._draining or (queue := self._queue(request)) is None:
             self._backlog.append(request)
         else:
             self._add(queue, request)
@@ -189,6 +198,19 @@ class Submitter(ABC, Generic[R]):
                 self._waits.discard(scope)
         if scope.cancelled_caught:
             raise TransportLost(REMOVED)
+
+    async def drain(self) -> None:
+        """Return once the device has answered all requests that it has, and send it no more until `resume`."""
+        self._draining = True
+        while any(queue.busy for queue in self._queues):
+            self._drained = trio.Event()
+            await self._drained.wait()
+
+    def resume(self) -> None:
+        """Send requests again, after `drain`."""
+        self._draining = False
+        self.feed()
+        self.kick()
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Fail requests that waited too long for the device. When cancelled, fail those that wait, and later ones."""

@@ -16,13 +16,13 @@ NET0 = Source("rc", "net0", "driver", "transmitq1", link="pcie0")
 def test_every_member_is_a_field_of_the_record_or_a_name_of_its_place(name: str) -> None:
     kind = EVENTS[name]
     assert kind.record is not None
-    known = PLACE | {field.name for field in attrs.fields(kind.record)}
+    known = PLACE | {field.name for field in attrs.fields(kind.record)} | {"path"}
     assert {field.name for field in attrs.fields(kind.data)} <= known
     assert name in BY_RECORD[kind.record]
 
 
 def test_names_are_qemus_way() -> None:
-    assert all(name == SHUTDOWN or name.startswith("VNET_") for name in EVENTS)
+    assert all(name in (SHUTDOWN, "DEVICE_DELETED") or name.startswith("VNET_") for name in EVENTS)
 
 
 def test_data_have_the_place_and_leave_out_what_is_empty() -> None:

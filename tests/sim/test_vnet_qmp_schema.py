@@ -110,3 +110,12 @@ async def calls(world: World) -> Any:
     await world.wait_up()
     for name in world.devices:
         yield "device-reset", {"name": name}
+        for move in ("device-unbind", "device-bind"):
+            yield move, {"name": name, "side": "driver"}
+    yield "topology-apply", {"topology": {"hosts": {"alone": {}}, "devices": {}}, "preview": True}
+    box = {"transport": "mmio", "host": "alone", "driver": {"kind": "memory"}, "device": {"kind": "memory"}}
+    yield "topology-add", {"topology": {"hosts": {"alone": {}}, "devices": {"added": box}}}
+    yield "topology-remove", {"name": "added"}
+    more = {"transport": "mmio", "driver.kind": "memory", "device.kind": "memory"}
+    yield "device_add", {"driver": "net", "id": "added", "bus": "alone", "properties": more}
+    yield "device_del", {"id": "added"}

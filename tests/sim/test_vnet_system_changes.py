@@ -92,7 +92,7 @@ async def test_every_device_comes_and_goes_and_leaves_nothing(kind: str, transpo
                 assert not world.devices[name].up
                 await world.bind(name, side)
                 await act(world, name)
-            assert await world.remove(name, surprise=surprise) == (name,)
+            assert await world.remove(name, surprise=surprise) == (("devices", name),)
             assert await held(world) == empty
             await world.add(attrs.evolve(EMPTY, devices=parts.devices))
             await act(world, name)
@@ -124,10 +124,10 @@ async def test_a_host_with_its_link_and_its_device_comes_at_once_and_goes_last()
         before = await held(world)
         await world.add(other)
         await act(world, "net1")
-        with pytest.raises(ControlError, match="host far: remove what uses it first: pcie1"):
+        with pytest.raises(ControlError, match="host far: remove what uses it first: net1, pcie1"):
             await world.remove("far")
-        assert await world.remove("pcie1") == ("net1", "pcie1")
-        assert await world.remove("far") == ("far",)
+        assert await world.remove("pcie1") == (("devices", "net1"), ("links", "pcie1"))
+        assert await world.remove("far") == (("hosts", "far"),)
         assert await held(world) == before
         await act(world, "net0")
 

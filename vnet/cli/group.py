@@ -29,7 +29,12 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "capture": ("vnet.cli.capture", "Record what happens in a running system."),
     "ps": ("vnet.cli.ps", "List the systems of this user."),
     "exec": ("vnet.cli.enter", "Run CMD in the network namespace of HOST."),
-    "link": ("vnet.cli.link", "Take LINK, or all links, down or up while the system runs."),
+    "link": ("vnet.cli.link", "Take LINK, or all links, down or up; stop or start its endpoint."),
+    "add": ("vnet.cli.add", "Add the parts in FILE to a running system."),
+    "remove": ("vnet.cli.remove", "Remove PART, a device, NTB, link or host, while the system runs."),
+    "apply": ("vnet.cli.apply", "Make a running system what the topology FILE says."),
+    "bind": ("vnet.cli.bind", "Bind the driver or the device type of DEVICE again."),
+    "unbind": ("vnet.cli.unbind", "Unbind the driver or the device type of DEVICE."),
     "fault": ("vnet.cli.fault", "Set, list and clear faults of LINK while the system runs."),
     "set": ("vnet.cli.set", "Change SETTING of a device or link while the system runs."),
     "mount": (

@@ -11,6 +11,7 @@ from vnet.qmp.client import ask
 from vnet.system.state import running, system_names
 
 __all__ = [
+    "complete_all_parts",
     "complete_devices",
     "complete_hosts",
     "complete_links",
@@ -92,4 +93,5 @@ complete_links = _starting(_parts("links"))
 complete_parts = _listed(_parts("devices", "links"))
 complete_rules = _starting(_rules)
 complete_things = _starting(_parts("devices", "links"))
+complete_all_parts = _starting(lambda context: [*_parts("devices", "links", "ntbs")(context), *_hosts(context)])
 complete_topics = _listed(_topics)

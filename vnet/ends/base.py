@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import attrs
 
 from drivers.contracts.liveness import Liveness
 from drivers.flow.figures import RequestFigures, Traffic
+from drivers.storage.submit import Submitter
 from vnet.linux.poller import Poller
 from vnet.ports.packet.interface_watch import Watches
 from vnet.spec import DeviceSpec
@@ -54,6 +55,10 @@ class End(Protocol):
     def watch(self, changed: Callable[[], object]) -> None:
         """Call ``changed``, which neither waits nor raises, after each change of `live` from now on."""
 
+    @property
+    def requests(self) -> Submitter[Any] | None:
+        """Requests under way, which an orderly removal finishes; None if this end has none."""
+
     def figures(self, queue: int) -> Figures:
         """Return the figures of the queue with this index."""
 
@@ -83,6 +88,10 @@ class CountedEnd:
     """Base of ends whose figures and drops are those of their queues."""
 
     fixed = ""
+
+    @property
+    def requests(self) -> Submitter[Any] | None:
+        return None
 
     def counts(self) -> Sequence[tuple[str, Figures]]:
         """Return the name and the figures of each queue that counts, by queue index."""

@@ -21,6 +21,7 @@ class MediatorEnd:
     """One of the two sides of a mediator."""
 
     fixed = "of a mediated device follows the driver at the other end"
+    requests = None
     settings: Mediator
     name: str
     """Name of the device on this side."""

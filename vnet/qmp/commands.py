@@ -17,9 +17,18 @@ from vnet.configfs.service import Configfs, WorldSystem
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.settings import change_setting
 from vnet.names import named
-from vnet.qmp import cfs, faults, virtio
+from vnet.qmp import cfs, changes, faults, virtio
 from vnet.qmp.capturing import prepare_capture
 from vnet.qmp.cfs import CfsEntry, CfsLink, CfsPath, CfsText, CfsWrite
+from vnet.qmp.change_records import (
+    ChangeStep,
+    DeviceAddition,
+    DeviceDeletion,
+    PartChoice,
+    SideChoice,
+    TopologyChange,
+    WantedTopology,
+)
 from vnet.qmp.codec import NEGOTIATE, QmpError, not_found
 from vnet.qmp.events import EVENTS
 from vnet.qmp.fault_records import FaultChoice, RuleChoice
@@ -99,6 +108,8 @@ class Command(Generic[A]):
     result: Any
     """Type of the result."""
     run: Callable[[Context, A], Awaitable[object]]
+    rest: str = ""
+    """Argument that takes all that have no name of their own; empty: there are none."""
 
 
 # The protocol
@@ -261,6 +272,17 @@ def _on_tree(function: Callable[[Configfs, A], Awaitable[object]]) -> Callable[[
     return run
 
 
+def _change(function: Callable[[World, A], Awaitable[object]]) -> Callable[[Context, A], Awaitable[object]]:
+    """Return a change of a world as the function of a command."""
+
+    @wraps(function)
+    async def run(context: Context, arguments: A) -> object:
+        return await function(context.world, arguments)
+
+    return run
+
+
+Steps = tuple[ChangeStep, ...]
 COMMANDS: Mapping[str, Command[Any]] = {
     NEGOTIATE: Command(Negotiation, Empty, _negotiate),
     "query-version": Command(Empty, VersionInfo, _query_version),
@@ -280,6 +302,15 @@ COMMANDS: Mapping[str, Command[Any]] = {
     "fault-clear": Command(RuleChoice, tuple[FaultRuleView, ...], _on_world(faults.clear)),
     "device-reset": Command(DeviceChoice, Empty, _device_reset),
     "device-set": Command(SettingChange, Empty, _device_set),
+    "device_add": Command(DeviceAddition, Empty, _change(changes.device_add), "properties"),
+    "device_del": Command(DeviceDeletion, Empty, _change(changes.device_del)),
+    "device-bind": Command(SideChoice, Empty, _change(changes.bind)),
+    "device-unbind": Command(SideChoice, Empty, _change(changes.unbind)),
+    "controller-start": Command(LinkChoice, Empty, _change(changes.start)),
+    "controller-stop": Command(LinkChoice, Empty, _change(changes.stop)),
+    "topology-add": Command(TopologyChange, Steps, _change(changes.add)),
+    "topology-remove": Command(PartChoice, Steps, _change(changes.remove)),
+    "topology-apply": Command(WantedTopology, Steps, _change(changes.apply)),
     "x-query-virtio": Command(Empty, tuple[VirtioInfo, ...], _on_world(virtio.devices)),
     "x-query-virtio-status": Command(DevicePath, VirtioStatus, _on_world(virtio.status)),
     "x-query-virtio-queue-status": Command(QueueChoice, VirtQueueStatus, _on_world(virtio.queue_status)),
@@ -310,6 +341,11 @@ async def execute(context: Context, name: str, arguments: Mapping[str, object] |
     given = dict(arguments or {})
     for key in (key for key, value in given.items() if value is None):
         raise QmpError(f"Parameter '{key}': must not be null")
+    if command.rest:
+        own = {field.name for field in attrs.fields(command.arguments)}
+        others = {key: given.pop(key) for key in [key for key in given if key not in own]}
+        if isinstance(named_rest := given.get(command.rest, {}), dict):
+            given[command.rest] = {**named_rest, **others}
     record, errors = structure(given, command.arguments)
     for error in errors:
         raise QmpError(f"Parameter '{'.'.join(map(str, error.keys))}': {error.why}")

@@ -25,6 +25,7 @@ from drivers.contracts.events import (
     NeedsResetSet,
     NotificationsRescued,
     PacketsDropped,
+    PartMoved,
     PortLost,
     QueueEnabled,
     QueueStopped,
@@ -33,10 +34,12 @@ from drivers.contracts.events import (
 )
 from vnet.qmp.qapi import QapiRecord
 
-__all__ = ["BY_RECORD", "EVENTS", "LOST", "SHUTDOWN", "EventKind", "EventsLost", "Shutdown", "event_data"]
+__all__ = ["BY_RECORD", "EVENTS", "LOST", "PERIPHERAL", "SHUTDOWN", "EventKind", "EventsLost", "Shutdown", "event_data"]
 
 SHUTDOWN = "SHUTDOWN"
 LOST = "VNET_EVENTS_LOST"
+PERIPHERAL = "/machine/peripheral/{}"
+"""Path of a device, as in QEMU."""
 
 
 @attrs.frozen(kw_only=True)
@@ -237,6 +240,25 @@ class Rescues(QueuePlace):
 
 
 @attrs.frozen(kw_only=True)
+class Part(QapiRecord):
+    """A part of the system."""
+
+    kind: str
+    """Either host, link, ntb or device."""
+    name: str
+
+
+@attrs.frozen(kw_only=True)
+class DeletedDevice(QapiRecord):
+    """A device that is gone."""
+
+    device: str
+    """Name of the device."""
+    path: str
+    """Path of the device, as in QEMU."""
+
+
+@attrs.frozen(kw_only=True)
 class Shutdown(QapiRecord):
     """The end of the system."""
 
@@ -302,6 +324,11 @@ EVENTS: Mapping[str, EventKind] = {
     "VNET_NOTIFICATIONS_RESCUED": EventKind(
         "Re-checks found work whose notification was lost. Once a second at most.", Rescues, NotificationsRescued
     ),
+    "VNET_PART_ADDED": EventKind("A part was added.", Part, PartMoved, lambda event: event.present),
+    "VNET_PART_REMOVED": EventKind("A part was removed.", Part, PartMoved, lambda event: not event.present),
+    "DEVICE_DELETED": EventKind(
+        "A device was removed.", DeletedDevice, PartMoved, lambda event: event.kind == "device" and not event.present
+    ),
     LOST: EventKind("The client read too slowly, and events after the last one were dropped.", EventsLost),
     SHUTDOWN: EventKind("The system ends.", Shutdown),
 }
@@ -319,6 +346,13 @@ def event_data(kind: EventKind, event: Event) -> QapiRecord:
     """Return the data of a record: the names of its place, and its fields. Optional members that are empty are None."""
     values: dict[str, Any] = {}
     for field in attrs.fields(kind.data):
-        value = getattr(event.source if field.name in PLACE else event, field.name)
+        value = _field(event, field.name)
         values[field.name] = None if field.default is None and value == "" else value
     return kind.data(**values)
+
+
+def _field(event: Event, name: str) -> Any:
+    """Return the value of a member of an event: a name of its place, its path, or a field of its record."""
+    if name == "path":
+        return PERIPHERAL.format(event.source.device)
+    return getattr(event.source if name in PLACE else event, name)

@@ -20,7 +20,7 @@ from vnet.system.world import World
 
 __all__ = ["MESSAGE_MAX", "Session", "reject"]
 
-MESSAGE_MAX = 64 << 10
+MESSAGE_MAX = 1 << 20
 """Bytes of the longest command."""
 CHUNK = 16 << 10
 """Bytes of a read from a client."""

@@ -14,6 +14,7 @@ from rings.status import Status, status_names
 from rings.view import ChainView, DescriptorView, RingView, flag_names
 from vnet.names import named
 from vnet.qmp.codec import QmpError
+from vnet.qmp.events import PERIPHERAL
 from vnet.qmp.qapi import Empty
 from vnet.qmp.virtio_records import (
     DevicePath,
@@ -39,7 +40,7 @@ from vnet.system.world import World
 
 __all__ = ["devices", "element", "queue_status", "status", "vhost_queue_status"]
 
-PATH = "/machine/peripheral/{}/virtio-backend"
+PATH = f"{PERIPHERAL}/virtio-backend"
 """Path of a device, as in QEMU."""
 RING_PREFIX = frozenset({RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX})
 """Features that Linux and QEMU name VIRTIO_RING_F_; the other features of rings are VIRTIO_F_."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
+import attrs
 import trio
 
+from drivers.contracts.events import PartMoved, Source
+from drivers.errors import DriverError
 from vnet.ends.base import SideName
-from vnet.errors import ControlError
+from vnet.errors import ConfigError, ControlError, PrivilegeError
 from vnet.names import named
 from vnet.spec import RemoteEnd
 from vnet.system.device import Device
 from vnet.system.parts import TABLES, Parts
 from vnet.system.tables import System
-from vnet.topology import Topology
-from vnet.topology.join import join
+from vnet.topology import Topology, check
+from vnet.topology.join import FILE, join, keys_of, select, union
+from vnet.topology.plan import KINDS, Step, plan_changes, with_carried
 
 __all__ = ["Changes", "Record", "no_record"]
 
@@ -44,32 +48,41 @@ class Changes:
         """See `vnet.system.world.World.add`."""
         async with self._lock:
             whole, new = join(self._system.topology, topology)
-            try:
-                self._record(whole)
-                await self._parts.make(new, whole, present=present)
-            except BaseException:
-                self._record(self._system.topology)
-                raise
+            await self._make(new, whole, present=present)
             made = self._running(new)
         if timeout and present:
-            await self._wait_up(new, made, timeout)
+            try:
+                await self._wait_up(made, timeout)
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    async with self._lock:
+                        now = self._running(new)
+                        await self._take(select(new, {key for key, each in made.items() if now.get(key) is each}))
+                raise
+        self._report(new, present=True)
 
-    async def _wait_up(self, new: Topology, made: Mapping[tuple[str, str], object], timeout: float) -> None:
-        """Wait for the devices of ``new``, or take it away again. ``made`` are its parts as they were made."""
+    async def _make(self, new: Topology, whole: Topology, *, present: bool = True) -> None:
+        try:
+            self._record(whole)
+            await self._parts.make(new, whole, present=present)
+        except BaseException:
+            self._record(self._system.topology)
+            raise
+
+    async def _take(self, parts: Topology, *, surprise: bool = True) -> None:
+        """Take parts away, with all that is on them. Raises ControlError, before anything is gone."""
+        running = self._system.topology
+        parts = with_carried(running, select(running, keys_of(parts)))
+        if not surprise:
+            await self._parts.drain(parts)
+        with trio.CancelScope(shield=True):
+            await self._parts.take(parts, surprise=surprise)
+            self._record(self._system.topology)
+
+    async def _wait_up(self, made: Mapping[tuple[str, str], object], timeout: float) -> None:
         devices = [part for part in made.values() if isinstance(part, Device)]
         names = [each.name for device in devices for each in (device, device.local) if each is not None]
-        try:
-            await self._system.readiness.wait_up(timeout, names)
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                async with self._lock:
-                    now = self._running(new)
-                    gone = {key for key, part in made.items() if now.get(key) is not part}
-                    left = [
-                        {k: v for k, v in getattr(new, table).items() if (table, k) not in gone} for table in TABLES
-                    ]
-                    await self._take(Topology(**dict(zip(TABLES, left, strict=True))), surprise=True)
-            raise
+        await self._system.readiness.wait_up(timeout, names)
 
     def _running(self, parts: Topology) -> dict[tuple[str, str], object]:
         """Return the running parts with the names of ``parts``, by table and name."""
@@ -81,17 +94,51 @@ class Changes:
             if name in running[table]
         }
 
-    async def remove(self, name: str, *, surprise: bool) -> tuple[str, ...]:
+    def _report(self, parts: Topology, *, present: bool) -> None:
+        if (emit := self._system.events.lifecycle) is not None:
+            for table in TABLES if present else reversed(TABLES):
+                for name in getattr(parts, table):
+                    kind = KINDS[table]
+                    place = {} if kind == "ntb" else {kind: name}
+                    emit(PartMoved(trio.current_time(), attrs.evolve(Source(), **place), kind, name, present))
+
+    async def remove(self, name: str, *, surprise: bool) -> tuple[tuple[str, str], ...]:
         """See `vnet.system.world.World.remove`."""
         async with self._lock:
-            parts = self._carried(*self._find(name))
-            with trio.CancelScope(shield=True):
-                await self._take(parts, surprise=surprise)
-        return tuple(name for table in reversed(TABLES) for name in getattr(parts, table))
+            parts = self._removable(*self._find(name))
+            await self._take(parts, surprise=surprise)
+        self._report(parts, present=False)
+        return tuple((table, name) for table in reversed(TABLES) for name in getattr(parts, table))
 
-    async def _take(self, parts: Topology, *, surprise: bool) -> None:
-        await self._parts.take(parts, surprise=surprise)
-        self._record(self._system.topology)
+    async def apply(self, wanted: Topology, *, dry_run: bool, timeout: float) -> tuple[Step, ...]:
+        """See `vnet.system.world.World.apply`."""
+        async with self._lock:
+            before = self._system.topology
+            plan = plan_changes(before, check(wanted, FILE))
+            kept = _without(before, plan.removed)
+            whole, new = join(kept, plan.added)
+            if dry_run:
+                return plan.steps
+            await self._take(plan.removed, surprise=False)
+            try:
+                await self._make(new, whole)
+                await self._wait_up(self._running(new), timeout)
+            except BaseException as exc:
+                with trio.CancelScope(shield=True):
+                    await self._take(new)
+                    await self._restore(plan.removed, kept, exc)
+                raise
+        self._report(plan.removed, present=False)
+        self._report(new, present=True)
+        return plan.steps
+
+    async def _restore(self, removed: Topology, kept: Topology, error: BaseException) -> None:
+        """Make the parts again that an ``error`` after their removal is the end of."""
+        try:
+            await self._make(removed, union(kept, removed))
+        except (ConfigError, DriverError, PrivilegeError, OSError) as exc:
+            names = ", ".join(name for table in TABLES for name in getattr(removed, table))
+            raise ControlError(f"{error}; and {names} can't be made again: {exc}") from None
 
     def _find(self, name: str) -> tuple[str, str]:
         """Return the table and the name of a running part. Raises ControlError."""
@@ -104,39 +151,20 @@ class Changes:
             matches[0] if matches else named("part", {each: (table, each) for table, each in known}, name, ControlError)
         )
 
-    def _carried(self, table: str, name: str) -> Topology:
-        """Return the part with all that it carries. Raises ControlError if the part is needed, or can't be alone."""
+    def _removable(self, table: str, name: str) -> Topology:
+        """Return a part with all that is on it. Raises ControlError for a host in use, or a part of a remote link."""
         running = self._system.topology
-        if table == "hosts":
-            users = list(_users(running, name))
-            if users:
-                raise ControlError(f"host {name}: remove what uses it first: {', '.join(users)}")
-            return Topology({name: running.hosts[name]}, {}, {})
-        links = {name} if table == "links" else set()
-        ntbs = {
-            each
-            for each, ntb in running.ntbs.items()
-            if links & {ntb.primary, ntb.secondary} or (table, name) == ("ntbs", each)
-        }
-        devices = {
-            each: device
-            for each, device in running.devices.items()
-            if device.link in links or device.ntb in ntbs or (table, name) == ("devices", each)
-        }
-        for each, device in devices.items():
-            link = running.links.get(device.link or "")
-            if (
-                link is not None
-                and not links
-                and (isinstance(link.root, RemoteEnd) or isinstance(link.endpoint, RemoteEnd))
-            ):
-                raise ControlError(
-                    f"device {each}: it comes and goes with its link, an end of which is in another process; "
-                    f"try: vnet remove {device.link}"
-                )
-        return Topology(
-            {}, {each: running.links[each] for each in links}, devices, {each: running.ntbs[each] for each in ntbs}
-        )
+        parts = with_carried(running, select(running, {(table, name)}))
+        if table == "hosts" and (parts.devices or parts.ntbs or parts.links):
+            users = [*parts.devices, *parts.ntbs, *parts.links]
+            raise ControlError(f"host {name}: remove what uses it first: {', '.join(users)}")
+        link = running.links.get(running.devices[name].link or "") if table == "devices" else None
+        if link is not None and (isinstance(link.root, RemoteEnd) or isinstance(link.endpoint, RemoteEnd)):
+            raise ControlError(
+                f"device {name}: comes and goes with its link, which leads to another process; "
+                f"try: vnet remove {running.devices[name].link}"
+            )
+        return parts
 
     # Drivers and controllers
 
@@ -177,10 +205,6 @@ class Changes:
             await trio.lowlevel.checkpoint()
 
 
-def _users(topology: Topology, host: str) -> Iterator[str]:
-    """Yield the names of the links, NTBs and devices of a host."""
-    for name, device in topology.devices.items():
-        if device.host == host:
-            yield name
-    yield from (name for name, ntb in topology.ntbs.items() if ntb.host == host)
-    yield from (name for name, link in topology.links.items() if host in link.ends)
+def _without(topology: Topology, parts: Topology) -> Topology:
+    """Return a topology without some of its parts."""
+    return select(topology, keys_of(topology) - keys_of(parts))

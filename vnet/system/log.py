@@ -31,6 +31,7 @@ from drivers.contracts.events import (
     NeedsResetSet,
     NotificationsRescued,
     PacketsDropped,
+    PartMoved,
     PortLost,
     QueueEnabled,
     QueueStopped,
@@ -151,6 +152,7 @@ ENTRIES: Mapping[type[Event], Callable[[Any], LogEntry]] = {
     DeviceReset: _reset,
     NeedsResetSet: lambda event: LogEntry(INFO, f"needs a reset: {event.cause}"),
     BindMoved: _bind,
+    PartMoved: lambda event: LogEntry(INFO, f"{event.kind} {event.name} was {'added' if event.present else 'removed'}"),
     PortLost: lambda event: LogEntry(WARNING, event.why),
     BackEndMoved: _back_end,
     FrontEndMoved: lambda event: LogEntry(

@@ -13,10 +13,12 @@ import trio
 from drivers.bus.vhost import VhostDevice
 from drivers.carriers.options import TransportOptions
 from drivers.carriers.vhost_user import OwnConfig
+from drivers.storage.submit import Submitter
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.base import End, OpenContext
 from vnet.ends.foreign import ForeignEnd
 from vnet.ends.mediated import MediatorEnd
+from vnet.errors import ControlError
 from vnet.host.host import Host
 from vnet.linux.background import Held, Shelter, Task, gather, start, start_soon
 from vnet.linux.netns import open_netns
@@ -33,6 +35,8 @@ from vnet.topology import Topology
 
 __all__ = ["LOCAL", "TABLES", "Parts"]
 
+DRAIN = 5.0
+"""Seconds that requests under way may take when their device is removed."""
 LOCAL = "-local"
 """Suffix of the local driver's device behind a mediated device."""
 TABLES = ("hosts", "links", "ntbs", "devices")
@@ -90,7 +94,7 @@ class Parts:
             raise
 
     async def take(self, parts: Topology, *, surprise: bool = False) -> None:
-        """Take the parts of ``parts`` away, of which some may not exist, each with all that it carries.
+        """Take the parts of ``parts`` away, of which some may not exist; all that is on them must be among them.
 
         Unless with ``surprise``, drivers are unbound first. It must not be cancelled.
         """
@@ -118,6 +122,30 @@ class Parts:
                 each.driver_host.virtio.bind(each.location)
             each.device_host.vhost.bind(each.name)
         await self._leave_netns()
+
+    async def drain(self, parts: Topology) -> None:
+        """Finish the requests under way to the devices of ``parts``, which begin no others.
+
+        Raises ControlError if that takes longer than `DRAIN` seconds: they begin others again.
+        """
+        known = [device for name in parts.devices if (device := self._world.devices.get(name)) is not None]
+        draining = {each.name: requests for each in known if (requests := each.driver_end.requests) is not None}
+        done: set[str] = set()
+
+        async def drain(name: str, requests: Submitter[Any]) -> None:
+            await requests.drain()
+            done.add(name)
+
+        try:
+            with trio.fail_after(DRAIN):
+                await gather([partial(drain, name, requests) for name, requests in draining.items()])
+        except BaseException as exc:
+            for requests in draining.values():
+                requests.resume()
+            if not isinstance(exc, trio.TooSlowError):
+                raise
+            late = ", ".join(name for name in draining if name not in done)
+            raise ControlError(f"{late}: requests are still under way after {DRAIN:g} s; try --surprise") from None
 
     async def _close(self, table: str, name: str) -> None:
         undo = self._undo.pop((table, name), None)

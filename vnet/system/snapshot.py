@@ -130,6 +130,7 @@ def take_status(world: World) -> StatusView:
         {name: link.up for name, link in world.links.items()},
         {name: device.up for name, device in devices.items()},
         {name: device.verdict for name, device in devices.items() if device.verdict is not None},
+        tuple(world.ntbs),
     )
 
 

@@ -18,6 +18,7 @@ from vnet.system.losses import LossWatch
 from vnet.system.parts import Parts
 from vnet.system.tables import System
 from vnet.topology import Topology
+from vnet.topology.plan import Step
 
 __all__ = ["World", "open_world"]
 
@@ -51,14 +52,24 @@ class World(System):
         """
         await self.changes.add(topology, timeout=timeout, present=present)
 
-    async def remove(self, name: str, *, surprise: bool = False) -> tuple[str, ...]:
-        """Remove a device, NTB, link or host. Returns the names of all that was removed, in order.
+    async def remove(self, name: str, *, surprise: bool = False) -> tuple[tuple[str, str], ...]:
+        """Remove a device, NTB, link or host. Returns the table and the name of all that was removed, in order.
 
         An NTB or link takes with it what it carries; a host must have no links and devices. Names that two tables have
         are given as table.name. With ``surprise``, drivers notice afterwards, as if a card was pulled; else requests
         under way are finished first, and drivers are unbound.
         """
         return await self.changes.remove(name, surprise=surprise)
+
+    async def apply(
+        self, topology: Topology, *, dry_run: bool = False, timeout: float = UP_TIMEOUT
+    ) -> tuple[Step, ...]:
+        """Make the system what ``topology`` says, by the least removals and additions; return them as steps.
+
+        Parts that are the same in both run on, and notice nothing. With ``dry_run``, nothing is changed. ``timeout`` is
+        as of `wait_up`, for new devices. Raises as `add` does; then removed parts are made again.
+        """
+        return await self.changes.apply(topology, dry_run=dry_run, timeout=timeout)
 
     async def unbind(self, device: str, side: SideName) -> None:
         """Unbind the driver of a device, or the device type at its own end, until `bind`."""

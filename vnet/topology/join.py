@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import attrs
 
@@ -11,9 +11,10 @@ from vnet.spec import RemoteEnd
 from vnet.topology.checks import problems
 from vnet.topology.topology import Topology
 
-__all__ = ["NOTHING", "TABLES", "clashes", "join", "part", "union"]
+__all__ = ["FILE", "NOTHING", "TABLES", "clashes", "join", "keys_of", "select", "union"]
 
 FILE = "topology"
+"""Name in errors of a topology that is no file."""
 NOTHING = Topology({}, {}, {})
 """The topology of a system without parts."""
 TABLES = tuple(field.name for field in attrs.fields(Topology))
@@ -31,13 +32,21 @@ def join(running: Topology, new: Topology, file: str = FILE) -> tuple[Topology, 
     if errors:
         raise ConfigError.of(file, errors)
     whole = whole.sided().sized()
-    return whole, part(whole, new)
+    return whole, select(whole, keys_of(new))
 
 
-def part(whole: Topology, names: Topology) -> Topology:
-    """Return the part of a topology that has the names of another one."""
+def keys_of(topology: Topology) -> set[tuple[str, str]]:
+    """Return the table and the name of each part."""
+    return {(table, name) for table in TABLES for name in getattr(topology, table)}
+
+
+def select(topology: Topology, keys: Container[tuple[str, str]]) -> Topology:
+    """Return the parts of a topology with these tables and names."""
     return Topology(
-        **{table: {name: getattr(whole, table)[name] for name in getattr(names, table)} for table in TABLES}
+        **{
+            table: {name: each for name, each in getattr(topology, table).items() if (table, name) in keys}
+            for table in TABLES
+        }
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from vnet.errors import ConfigError, FieldError, Keys
 from vnet.spec import DeviceSpec
 from vnet.topology.checks import problems
-from vnet.topology.join import NOTHING, TABLES, clashes, part, union
+from vnet.topology.join import NOTHING, TABLES, clashes, keys_of, select, union
 from vnet.topology.structure import references, structure
 from vnet.topology.topology import Topology
 
@@ -71,8 +71,8 @@ def parse_tables(text: str, file: str) -> dict[str, Any]:
         raise ConfigError(file, "", None, "not valid TOML: nested too deeply") from None
 
 
-def from_tables(raw: Mapping[str, Any], file: str, running: Topology = NOTHING) -> Topology:
-    """Return the topology in the tables of a TOML text, as `parse` does."""
+def from_tables(raw: Mapping[str, Any], file: str, running: Topology = NOTHING, *, sized: bool = True) -> Topology:
+    """Return the topology in the tables of a TOML text, as `parse` does; unless ``sized``, without default sizes."""
     tables = {**({} if running is NOTHING else {"hosts": {}, "devices": {}}), "links": {}, **raw}
     new, errors = structure(tables, Topology)
     known = {error.keys for error in errors}
@@ -90,7 +90,7 @@ def from_tables(raw: Mapping[str, Any], file: str, running: Topology = NOTHING) 
         errors += (error for error in problems(whole, named, incomplete) if error.keys not in known)
     if errors:
         raise ConfigError.of(file, _sorted(errors, raw))
-    return part(whole.sided().sized(), new)
+    return select(whole.sided().sized(), keys_of(new)) if sized else new
 
 
 def _sorted(errors: Iterable[FieldError], raw: Mapping[str, Any]) -> list[FieldError]:

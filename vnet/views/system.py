@@ -284,3 +284,4 @@ class StatusView:
     devices: Mapping[str, bool]
     verdicts: Mapping[str, VerdictView]
     """The fault of each device that is unwell, by its name."""
+    ntbs: tuple[str, ...] = ()

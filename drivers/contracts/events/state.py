@@ -24,6 +24,7 @@ __all__ = [
     "NeedsResetSet",
     "NotificationsRescued",
     "PacketsDropped",
+    "PartMoved",
     "PortLost",
     "QueueEnabled",
     "QueueStopped",
@@ -232,6 +233,21 @@ class LinkTimingChanged(Event):
     """Bytes per second and direction, for TLPs with their framing."""
     read_latency_ns: float
     """Nanoseconds from a read request's arrival to its first completion."""
+
+
+# The system
+
+
+@attrs.frozen
+class PartMoved(Event):
+    """A part was added to the running system, or removed from it."""
+
+    topic = Topic.LIFECYCLE
+    kind: str
+    """Either host, link, ntb or device."""
+    name: str
+    present: bool
+    """Whether it was added."""
 
 
 # Other processes

@@ -119,7 +119,7 @@ class VhostUserFront:
             was_connected, self._connection = self._connection is not None, None
             self._rings.mark_dead()
             self._refuse(connection.reason)
-            if was_connected and ended:
+            if was_connected and ended and not self._scope.cancel_called:  # what we leave is not lost
                 self._reporter.lifecycle(BackEndMoved, False, ended, self._connections)
             if self._device is not None:
                 if was_connected:

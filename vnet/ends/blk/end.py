@@ -36,6 +36,10 @@ class DiskEnd(CountedEnd):
         return self.settings.disk
 
     @property
+    def requests(self) -> Disk:
+        return self.disk
+
+    @property
     def liveness(self) -> Liveness:
         return self.disk.liveness
 

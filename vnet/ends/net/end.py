@@ -41,6 +41,7 @@ class NetEnd:
     """One end: its port, and the argument of the driver or device that uses the port."""
 
     fixed = ""
+    requests = None
     spec: PortSpec
     netns: str | None
     """Name of the port's namespace; None: our own, or no interface."""

@@ -80,6 +80,7 @@ class RpmsgEnd:
     """One end: its rpmsg bus and its channels."""
 
     fixed = ""
+    requests = None
     side: SideName
     """Whether the end has a driver or a device; with a mediator, both ends have drivers."""
     settings: RpmsgSettings | RpmsgPlug

@@ -36,6 +36,10 @@ class InitiatorEnd(CountedEnd):
         return self.settings.initiator
 
     @property
+    def requests(self) -> Initiator:
+        return self.initiator
+
+    @property
     def liveness(self) -> Liveness:
         return self.initiator.liveness
 

@@ -1,0 +1,26 @@
+"""``vnet remove``: remove a part of a running system."""
+
+from __future__ import annotations
+
+import click
+
+from vnet.cli.change import change
+from vnet.cli.common import errors_in_one_line, name_option
+from vnet.cli.live_names import complete_all_parts
+
+__all__ = ["command"]
+
+
+@click.command("remove")
+@name_option
+@click.option("--surprise", is_flag=True, help="Pull it like a card: drivers notice afterwards.")
+@click.argument("part", shell_complete=complete_all_parts)
+@errors_in_one_line
+def command(name: str, surprise: bool, part: str) -> None:
+    """Remove PART, a device, NTB, link or host, while the system runs.
+
+    An NTB or a link takes with it what it carries; a host must have no links and devices. Requests under way are
+    finished first, and drivers are unbound, unless --surprise is given. If two parts have the name, PART is table.name,
+    such as links.pcie0.
+    """
+    change(name, "topology-remove", {"name": part, "surprise": surprise})
