@@ -133,7 +133,8 @@ class Device:
         """Return why the device is not up: the errors of both buses."""
         virtio = self.virtio
         if self.unbound:
-            return f"the {' and the '.join(self.unbound)} is unbound by hand"
+            again = "; ".join(f"vnet bind {self.name} {side}" for side in self.unbound)
+            return f"the {' and the '.join(self.unbound)} is unbound by hand; try: {again}"
         if not self.spec.driven and not self.driver_end.live:
             return NOT_CONNECTED
         errors = [self.device_host.vhost.binding(self.vhost).error] if self.back is not None else []

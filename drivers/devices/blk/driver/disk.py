@@ -113,7 +113,7 @@ class Disk(Submitter[DiskRequest]):
         self.geometry = geometry
         self.resized.unpark_all()
 
-    # Interface for programs.
+    # Interface for programs. Once the device was removed, each call raises DiskError or TransportLost.
 
     async def wait_online(self) -> Geometry:
         """Return the geometry, once the device is live."""
