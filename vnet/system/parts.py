@@ -121,6 +121,8 @@ class Parts:
             if each.spec.driven:
                 each.driver_host.virtio.bind(each.location)
             each.device_host.vhost.bind(each.name)
+        if world.watches is not None:
+            await world.watches.close_discarded()
         await self._leave_netns()
 
     async def drain(self, parts: Topology) -> None:

@@ -134,7 +134,7 @@ class Interface:
             self._watches.close_unused()
 
     def close(self, devices: Iterable[Callable[[], object]] = ()) -> None:
-        """Stop following, and close ``devices`` when the watches end. Calling it twice is harmless."""
+        """Stop following; the watches close ``devices`` later. Calling it twice is harmless."""
         self._closed = True
         self._leave()
         self._watches.discarded.extend(devices)
@@ -227,9 +227,14 @@ class Watches:
         for watch in self._by_namespace.values():
             watch.close()
         self._by_namespace.clear()
+        await self.close_discarded()
+
+    async def close_discarded(self) -> None:
+        """Close the descriptors of ports that were closed, which deletes their interfaces, and return after that."""
+        discarded, self.discarded = self.discarded, []
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
-                for close in self.discarded:
+                for close in discarded:
                     nursery.start_soon(trio.to_thread.run_sync, close)
 
 
