@@ -20,7 +20,7 @@ from vnet.check.memory import Arena
 from vnet.check.packed import PackedRing
 from vnet.check.split import Buffer, SplitRing
 from vnet.check.verdicts import Broken, Level, Skipped
-from vnet.check.wire import BadReply, HungUp, Journal, Wire
+from vnet.check.wire import BadReply, HungUp, Journal, Wire, emit
 
 __all__ = [
     "EVENT_IDX",
@@ -263,6 +263,16 @@ class FrontEnd(Wire):
         except HungUp:
             return Reaction.CLOSED
         return Reaction.ERROR if status is not None and status & NEEDS_RESET else Reaction.SILENT
+
+    async def make_inflight(self, queues: int, size: int) -> tuple[bytes, int]:
+        """Have the device make an inflight area; return its description and its file descriptor. Raises PeerError."""
+        self.need(P.INFLIGHT_SHMFD)
+        await self.send(emit(R.GET_INFLIGHT_FD, struct.pack("<QQHH", 0, 0, queues, size) + bytes(4)))
+        fds: list[int] = []
+        area = await self.reply(R.GET_INFLIGHT_FD, fds)
+        if len(fds) != 1:
+            raise BadReply(f"replied to GET_INFLIGHT_FD with {len(fds)} file descriptors: {area.hex()}")
+        return area, fds[0]
 
     def note(self, text: str) -> None:
         """Write an action on a ring into the report."""

@@ -47,21 +47,30 @@ class Trial:
 
         A device that still ends the last connection may refuse this one for a moment.
         """
+        front = await self.dial()
+        await self._until_served(front)
+        return front
+
+    async def reconnect(self, front: FrontEnd) -> None:
+        """Give a front end, whose memory and rings stay as they are, a new connection. Raises PeerError."""
+        front.replace(await self.peer.connect(self.options.patience))
+        await self._until_served(front)
+
+    async def _until_served(self, front: FrontEnd) -> None:
+        """Wait until the device answers, over new connections if it closes them at once. Raises PeerError."""
         in_setup, self.journal.in_setup = self.journal.in_setup, True
         end = trio.current_time() + self.options.patience
         try:
             while True:
-                front = await self.dial()
                 try:
                     front.offered = await front.ask_number(FrontendRequest.GET_FEATURES)
                 except HungUp:
                     if trio.current_time() > end or not self.peer.alive():
                         raise
-                    self.fronts.remove(front)
-                    front.close()
                     await trio.sleep(0.01)
+                    front.replace(await self.peer.connect(self.options.patience))
                 else:
-                    return front
+                    return
         finally:
             self.journal.in_setup = in_setup
 

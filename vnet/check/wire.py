@@ -198,6 +198,12 @@ class Wire:
         poll.register(self._socket, select.POLLRDHUP)
         return bool(poll.poll(0))
 
+    def replace(self, connected: socket.socket) -> None:
+        """Go on with another connection, and close the former one."""
+        self._socket.close()
+        self._socket = connected
+        self.acks = False
+
     def close(self) -> None:
         self._socket.close()
 

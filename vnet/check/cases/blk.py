@@ -6,6 +6,7 @@ import os
 import struct
 from functools import partial
 
+from drivers.transports.vhost_user.constants import FrontendRequest
 from vnet.check.case import Table
 from vnet.check.front import FrontEnd
 from vnet.check.kinds import Request
@@ -18,6 +19,7 @@ __all__ = ["BLK"]
 
 BLK = Table("blk", "blk")
 add = BLK.add
+R = FrontendRequest
 MUST, SHOULD = Level.MUST, Level.SHOULD
 F_RO, F_FLUSH, F_CONFIG_WCE, F_DISCARD, F_WRITE_ZEROES = 5, 9, 11, 13, 14
 OPERATION = "5.2.6.2"
@@ -343,6 +345,54 @@ async def killed(trial: Trial) -> str:
     if await read(trial, front, 40) != data:
         raise Broken("the sector differs")
     return "they are"
+
+
+@add(
+    "C01",
+    "Requests in flight when the process is killed are answered after its restart, each once",
+    "vhost-user: Inflight I/O tracking",
+    MUST,
+    writes=True,
+)
+async def inflight(trial: Trial) -> str:
+    if not trial.peer.spawned:
+        raise Skipped("the process is not ours to kill: --spawn")
+    front = await trial.negotiated()
+    area, fd = await front.make_inflight(1, 128)
+    try:
+        if front.offered >> F_RO & 1:
+            raise Skipped("RO is offered: the disk is read-only")
+        vring = front.new_ring(0, 128)
+        requests: dict[int, Request] = {}
+        answers: list[tuple[int, int]] = []
+        for round_ in range(3):
+            await front.accept()
+            await front.must(R.SET_INFLIGHT_FD, area, [fd])
+            await front.start(vring, vring.split.used_idx)
+            await front.driver_ok()
+            for at in range(4 * (3 - round_)):
+                request = make(front, OUT, 100 + len(requests), bytes((at + 1,)) * SECTOR)
+                requests[vring.ring.submit(request.buffers)] = request
+            front.note(f"{len(requests)} writes so far; kick, then SIGKILL to the process, which is started again")
+            vring.kick()
+            trial.peer.kill()
+            await trial.peer.start()
+            await trial.reconnect(front)
+            await front.negotiate()
+        await front.accept()
+        await front.must(R.SET_INFLIGHT_FD, area, [fd])
+        await front.start(vring, vring.split.used_idx)
+        await front.driver_ok()
+        vring.kick()
+        answers += await front.answers(vring, len(requests))
+    finally:
+        os.close(fd)
+    if sorted(head for head, _ in answers) != sorted(requests):
+        raise Broken(f"answered ids {sorted(head for head, _ in answers)} to requests {sorted(requests)}")
+    for request in requests.values():
+        if error := request.judge(1):
+            raise Broken(f"one of {len(requests)} failed: {error}")
+    return f"{len(requests)} writes over three kills"
 
 
 @add("B05", "The same buffers in as many requests as the ring has room for", "5.2.6")

@@ -14,7 +14,7 @@ from vnet.check.front import FrontEnd
 from vnet.check.memory import sealed_file
 from vnet.check.trial import Trial
 from vnet.check.verdicts import Broken, Level, Skipped
-from vnet.check.wire import Answer, HungUp
+from vnet.check.wire import Answer, BadReply, HungUp
 
 __all__ = ["MEMORY"]
 
@@ -192,21 +192,12 @@ async def inflight_again(trial: Trial) -> str:
     front.need(P.INFLIGHT_SHMFD)
     front.journal.note("GET_INFLIGHT_FD for one queue of 16, then SET_INFLIGHT_FD of it, 100 times")
     for _ in range(100):
-        area, fds = await _inflight(front, 1, 16)
+        area, fd = await front.make_inflight(1, 16)
         try:
-            await front.must(R.SET_INFLIGHT_FD, area, fds)
+            await front.must(R.SET_INFLIGHT_FD, area, [fd])
         finally:
-            for fd in fds:
-                os.close(fd)
+            os.close(fd)
     return "went on"
-
-
-async def _inflight(front: FrontEnd, queues: int, size: int) -> tuple[bytes, list[int]]:
-    from vnet.check.wire import emit
-
-    await front.send(emit(R.GET_INFLIGHT_FD, struct.pack("<QQHH", 0, 0, queues, size) + bytes(4)))
-    fds: list[int] = []
-    return await front.reply(R.GET_INFLIGHT_FD, fds), fds
 
 
 async def bad_inflight(mapped: int, offset: int, queues: int, size: int, trial: Trial) -> str:
@@ -233,11 +224,12 @@ async def huge_inflight(trial: Trial) -> str:
     front = await trial.negotiated()
     front.need(P.INFLIGHT_SHMFD)
     try:
-        area, fds = await _inflight(front, 0xFFFF, 0x8000)
+        area, fd = await front.make_inflight(0xFFFF, 0x8000)
     except HungUp:
         return "closed the connection"
-    for fd in fds:
-        os.close(fd)
+    except BadReply:
+        return "replied without an area"
+    os.close(fd)
     return f"replied {area.hex()}"
 
 
