@@ -20,6 +20,8 @@ SIZE = 8 << 20
 PART = 2 << 20
 SLOT = "slot0"
 """Name of the root port with scsi0, which is an endpoint there as on our links; QEMU changes those on its root bus."""
+EMPTY_SLOT = "slot1"
+"""Name of a root port for a function that is plugged while the guest runs."""
 BLK, NET, RNG, RPMSG, SCSI = (f"1af4:{0x1040 + number:x}" for number in (2, 1, 4, 7, 8))
 """Vendor and device ids of virtio's functions."""
 PCI_TEST, MAILBOX = "104c:b500", "104c:b0f0"
@@ -43,7 +45,9 @@ class Machine:
             self._serve(folder, "rpmsg0", "rpmsg", "--channel", "name=rpmsg-raw,surface=echo")
             self._serve(folder, "pci_test0", "pci_test")
             self._serve(folder, "blk1", "blk", "--file", str(self.mailbox), "--transport", "epf_mailbox")
-            devices = ["-device", f"pcie-root-port,id={SLOT},chassis=1"]
+            self._folder = folder
+            ports = [f"pcie-root-port,id={name},chassis={at + 1}" for at, name in enumerate((SLOT, EMPTY_SLOT))]
+            devices = [part for port in ports for part in ("-device", port)]
             for name, served in self.functions.items():
                 devices += function(served.socket) if name != "scsi0" else _plugged(served)
             self.guest = Guest(kernel, folder / "guest", devices, qemu=qemu)
@@ -57,6 +61,12 @@ class Machine:
         served = Serve(folder, name, *argv, by="--vfio-user")
         self.functions[name] = served
         self.stack.callback(served.close)
+
+    def plug(self, name: str, *argv: str) -> None:
+        """Serve a function, and plug it into the empty slot."""
+        self._serve(self._folder, name, *argv)
+        socket = {"type": "unix", "path": str(self.functions[name].socket)}
+        self.guest.monitor("device_add", driver="vfio-user-pci", id=name, bus=EMPTY_SLOT, socket=socket)
 
     def _enumerated(self) -> dict[str, str]:
         """Return the address of each function in the guest, by its vendor and device id."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -204,6 +205,15 @@ def test_a_function_is_removed_in_use_and_found_again(machine: Machine) -> None:
     assert "no" in guest.run(f"[ -e /dev/sda ] || [ -e {machine.sysfs(SCSI)} ] || echo no")
     guest.run("echo 1 > /sys/bus/pci/rescan; until [ -e /dev/sda ]; do sleep 0.1; done")
     machine.disk_works("sda")
+
+
+def test_a_function_is_plugged_while_the_guest_runs(machine: Machine, tmp_path: Path) -> None:
+    """The guest's own driver of hot-plug slots finds it."""
+    image = tmp_path / "late.img"
+    image.write_bytes(os.urandom(1 << 20))
+    machine.plug("late0", "blk", "--file", str(image))
+    machine.guest.run("until [ -e /dev/vdb ]; do sleep 0.1; done")
+    assert machine.guest.run("md5sum /dev/vdb").split()[0] == hashlib.md5(image.read_bytes()).hexdigest()
 
 
 def test_the_guest_goes_on_without_a_server_that_was_killed(machine: Machine) -> None:
