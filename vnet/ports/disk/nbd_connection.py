@@ -193,8 +193,7 @@ class Connection:
                 self._out.put(head)
             self._commands += 1  # count the data as a command until they are sent
             self._out.put(data, command=command)
-            self._out.wake()
-        self._sent(None, command)
+            self._sent(None, command)
 
     async def _begin_write(self, command: NbdCommand) -> None:
         disk, part_max, size = self._disk, self._disk.transfer_max, command.size
@@ -242,7 +241,6 @@ class Connection:
         else:
             head = simple_reply(command.cookie)
         self._out.put(head, buffer.views, buffer, command if last else None)
-        self._out.wake()
 
     def _complete_read(self, pending: _Pending, request: DiskRequest) -> None:
         buffer = request.buffer
@@ -298,7 +296,6 @@ class Connection:
             structured = self._handshake.structured and (error or command.type == CommandType.READ)
             reply = error_reply(command.cookie, error) if structured else simple_reply(command.cookie, error)
             self._out.put(reply, command=command)
-            self._out.wake()
 
     def _sent(self, buffer: Buffer | None, command: NbdCommand | None) -> None:
         """Free a buffer whose data were transferred, and forget a command whose reply was sent."""

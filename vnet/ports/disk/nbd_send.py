@@ -39,13 +39,11 @@ class Outbox:
         buffer: Buffer | None = None,
         command: NbdCommand | None = None,
     ) -> None:
-        """Queue a reply and its data, which are sent after `wake`."""
+        """Queue a reply and its data, and wake `send`, unless `send_all_of` is at work."""
         size = len(head)
         for view in data:
             size += len(view)
         self._replies.append(([memoryview(head), *data], size, buffer, command))
-
-    def wake(self) -> None:
         if not self._held:
             self._filled.set()
 

@@ -23,6 +23,7 @@ IOV_MAX = 1024
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE = 0x01, 0x02, 0x10
 UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV}
 ZEROES = bytes(1 << 20)
+_READ, _WRITE, _NOWAIT = os.preadv, os.pwritev, os.RWF_NOWAIT
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate64.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -83,20 +84,20 @@ class FileStore:
         self.info = info
         self._fd = fd
         self._threads = trio.CapacityLimiter(workers)
-        self._nowait = {os.preadv: True, os.pwritev: True}
+        self._nowait = {_READ: True, _WRITE: True}
         self._failed: tuple[int, str] | None = None  # no exception, because each raise would lengthen its traceback
 
     def preadv(self, segs: Sequence[memoryview], offset: int, /) -> int:
-        return self._at_once(os.preadv, segs, offset)
+        return self._at_once(_READ, segs, offset)
 
     def pwritev(self, segs: Sequence[memoryview], offset: int, /) -> int:
-        return self._at_once(os.pwritev, segs, offset)
+        return self._at_once(_WRITE, segs, offset)
 
     def _at_once(self, call: Callable[..., int], segs: Sequence[memoryview], offset: int) -> int:
         if not self._nowait[call]:
             return 0
         try:
-            return call(self._fd, segs[:IOV_MAX], offset, os.RWF_NOWAIT)
+            return call(self._fd, segs if len(segs) <= IOV_MAX else segs[:IOV_MAX], offset, _NOWAIT)
         except BlockingIOError:
             return 0
         except OSError as error:
