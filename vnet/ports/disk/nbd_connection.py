@@ -193,7 +193,7 @@ class Connection:
                 self._out.put(head)
             self._commands += 1  # count the data as a command until they are sent
             self._out.put(data, command=command)
-            self._sent(None, command)
+        self._sent(None, command)
 
     async def _begin_write(self, command: NbdCommand) -> None:
         disk, part_max, size = self._disk, self._disk.transfer_max, command.size
