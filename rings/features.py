@@ -38,7 +38,7 @@ def mask(features: Iterable[int]) -> int:
 
 OF_RINGS = mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX, RingFeature.IN_ORDER))
 """Feature bits that concern rings of both formats."""
-COMMON = OF_RINGS | mask((RingFeature.RING_RESET,))
+COMMON = OF_RINGS | mask((RingFeature.RING_RESET, RingFeature.NOTIFICATION_DATA, RingFeature.NOTIF_CONFIG_DATA))
 """Feature bits for queues that every built-in device type supports, if its transport does."""
 
 

@@ -37,8 +37,8 @@ __all__ = ["FORMATS", "ON_REQUEST", "RING_FEATURES", "RingFormat", "ring_format"
 
 RING_FEATURES = OF_RINGS | mask((RingFeature.RING_PACKED,))
 """Feature bits that the rings of both formats support."""
-ON_REQUEST = mask((RingFeature.IN_ORDER,))
-"""Those of them that a device offers only if its user wants it to; a driver always accepts them."""
+ON_REQUEST = mask((RingFeature.IN_ORDER, RingFeature.NOTIFICATION_DATA, RingFeature.NOTIF_CONFIG_DATA))
+"""Feature bits that a device offers only if its user wants it to; a driver accepts them if its transport can."""
 
 
 @attrs.frozen

@@ -15,7 +15,7 @@ from drivers.contracts.events import SILENT, Reporter
 from drivers.contracts.hw import MAX_FUNCTIONS
 from drivers.fields import PATH_RULE, Must, fits_socket, is_path, must
 from drivers.virtio_type import VirtioType
-from rings.features import bits, mask
+from rings.features import OF_RINGS, bits, mask
 from rings.formats import ON_REQUEST
 from vnet.errors import FieldError, Keys
 from vnet.link.faults import CHANCE, MILLISECONDS, flap_length
@@ -314,6 +314,7 @@ class DeviceSpec:
         """Yield the invalid fields and the conflicts between fields."""
         yield from self._unknown_features("features_off", self.features_off_mask)
         yield from self._unknown_features("features_on", self.features_on_mask)
+        yield from self._not_carried()
         if both := sorted({*map(str.upper, self.features_off)} & {*map(str.upper, self.features_on)}):
             why = f"features_off removes {', '.join(both)}"
             yield FieldError(("features_on",), list(self.features_on), why)
@@ -341,6 +342,14 @@ class DeviceSpec:
     def features_on_mask(self, on: tuple[str, ...] | None = None) -> int:
         """Return the feature bits named in ``on``, by default in ``features_on``. Raises KeyError likewise."""
         return self._named(self.features_on if on is None else on, self.virtio.supported & ON_REQUEST)
+
+    def _not_carried(self) -> Iterator[FieldError]:
+        names = {self.virtio.table.name(bit): bit for bit in bits(self.virtio.supported & ON_REQUEST)}
+        able = OF_RINGS | TRANSPORTS[self.transport].extra_features
+        lacking = [name for name in map(str.upper, self.features_on) if name in names and not able >> names[name] & 1]
+        if lacking:
+            why = f"devices over {self.transport} can't offer {', '.join(lacking)}"
+            yield FieldError(("features_on",), list(self.features_on), why)
 
     def _named(self, wanted: tuple[str, ...], known: int) -> int:
         names = {self.virtio.table.name(bit): bit for bit in bits(known)}

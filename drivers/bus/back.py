@@ -40,10 +40,14 @@ class Identity:
     features_on: int = 0
     """Feature bits of `rings.formats.ON_REQUEST` that are offered."""
 
+    def offered(self, supported: int) -> int:
+        """Return those of a transport's feature bits that may be used."""
+        return supported & ~(ON_REQUEST & ~self.features_on | (0 if self.packed else PACKED))
+
     @property
     def ring_features(self) -> int:
         """Ring feature bits that may be used."""
-        return RING_FEATURES & ~(ON_REQUEST & ~self.features_on | (0 if self.packed else PACKED))
+        return self.offered(RING_FEATURES)
 
 
 class VhostBack(ABC):
@@ -54,7 +58,7 @@ class VhostBack(ABC):
     """Feature bits that the transport supports besides those of rings."""
 
     def __init__(self, identity: Identity, vendor_id: int = VIRTIO_VENDOR) -> None:
-        self.features = identity.ring_features | self.extra_features
+        self.features = identity.offered(RING_FEATURES | self.extra_features)
         self.device = VhostDevice(identity.device_id, vendor_id, self, identity.name, identity.reporter)
 
     # Called by the system

@@ -13,12 +13,14 @@ from drivers.bus.model import Bus, BusDevice, BusDriver, MatchId
 from drivers.bus.virtio import ConfigOps, VirtioBus, VirtioDevice
 from drivers.contracts.events import Reporter
 from drivers.errors import TransportLost
+from rings.queue import Virtqueue
 
 __all__ = [
     "CarrierBus",
     "CarrierClient",
     "CarrierDriver",
     "CarrierOps",
+    "notify_with_data",
     "pieces",
     "read_field",
     "wait_reset",
@@ -105,6 +107,14 @@ async def wait_reset(name: str, status: Callable[[], int], online: Callable[[], 
             await trio.sleep(RESET_POLL)
     why = f"did not finish its reset within {RESET_TIMEOUT:g} s" if online() else "was lost during reset"
     raise TransportLost(f"{name}: the device {why}")
+
+
+def notify_with_data(write: Callable[[int], None], value: int, ring: Virtqueue) -> None:
+    """Kick with 32 bits: ``value`` of 16 bits for the queue, and the driver's position in ``ring`` (section 2.9).
+
+    The position is where the next entry becomes available: the available index, or a descriptor and the wrap counter.
+    """
+    write(value | ring.state().avail << 16)
 
 
 def pieces(offset: int, size: int, largest: int = 4) -> Iterator[tuple[int, int]]:

@@ -90,7 +90,7 @@ class DoorbellRange:
 
     def queue(self, offset: int, value: int) -> int:
         """Return the number of the queue that a write of ``value`` at ``offset`` in the BAR is for."""
-        return (offset - self.start) // self.step if self.step else value
+        return (offset - self.start) // self.step if self.step else value & 0xFFFF
 
 
 def _unnamed(bar: int, offset: int) -> str | None:
@@ -114,6 +114,8 @@ class Transport(ABC):
     register_name: Callable[[int, int], str | None] = _unnamed
     """Returns the name of the register at a BAR and offset, for people; None if it has none."""
     doorbells: tuple[DoorbellRange, ...] = ()
+    extra_features: int = 0
+    """Feature bits that its devices can offer besides those of rings."""
 
     @abstractmethod
     def install(self, host: CarrierHost) -> None:

@@ -113,7 +113,11 @@ def test_features_are_switched_off_by_name() -> None:
         ),
         ("features_off = ['FROB']", f"{DEVICE}.features_off = ['FROB']: {NO_FEATURE.format('FROB')}"),
         ("features_off = ['VERSION_1']", f"{DEVICE}.features_off = ['VERSION_1']: {NO_FEATURE.format('VERSION_1')}"),
-        ("features_on = ['MTU']", f"{DEVICE}.features_on = ['MTU']: unknown feature MTU; known are IN_ORDER"),
+        ("features_on = ['MTU']", f"{DEVICE}.features_on = ['MTU']: unknown feature MTU; known are IN_ORDER, NOTIFI"),
+        (
+            "transport = 'epf_mailbox'\nfeatures_on = ['notification_data']",
+            f"{DEVICE}.features_on = ['notification_data']: devices over epf_mailbox can't offer NOTIFICATION_DATA",
+        ),
         (
             "features_on = ['IN_ORDER']\nfeatures_off = ['in_order']",
             f"{DEVICE}.features_on = ['IN_ORDER']: features_off removes IN_ORDER",

@@ -16,7 +16,7 @@ from drivers.transports.mmio.registers import CONFIG, READABLE, WRITABLE, Interr
 from rings.features import word
 from rings.status import Status
 from vnet.host.host import Host
-from vnet.testing import FRAME, NetPair, Options, bounded, open_pair, unharmed, until
+from vnet.testing import FRAME, NetPair, Options, bounded, open_pair, over, unharmed, until
 from vnet.testing.tapped import TappedRegion, tapped_region
 from vnet.topology import parse
 
@@ -194,6 +194,19 @@ async def test_queues_are_placed_while_not_ready_and_stopped_and_read_back_befor
         ]
         pair.rc.virtio.register_driver(driver)
         await pair.world.wait_up()
+
+
+async def test_a_kick_with_notification_data_has_the_position_besides() -> None:
+    with over("mmio", "packed", ("NOTIFICATION_DATA",)):
+        async with open_pair(MMIO) as pair, recorded(pair) as tap:
+            await trio.testing.wait_all_tasks_blocked()
+            tap.log.clear()
+            pair.driver_port.inject(FRAME)
+            with bounded():
+                await pair.device_port.receive()
+            position = pair.virtio.queues[1].ring.state().avail
+            assert position & 1 << 15, "the wrap counter"
+            assert (R.QUEUE_NOTIFY, 1 | position << 16, True) in words(tap.log)
 
 
 @pytest.mark.virtio("MMIO-DRV-17", "MMIO-DRV-26", "MMIO-DRV-28", "MMIO-DRV-29")

@@ -13,4 +13,5 @@ MMIO = PlatformTransport(
     MmioDevice,
     register_name=register_name,
     doorbells=(DoorbellRange(0, Register.QUEUE_NOTIFY, Register.QUEUE_NOTIFY + 4),),
+    extra_features=MmioDevice.extra_features,
 )

@@ -9,8 +9,8 @@ from drivers.bus.back import Identity, VhostBack
 from drivers.bus.registers import SelectedRegisters
 from drivers.bus.vhost import DeviceQueue
 from drivers.contracts.hw import PlatformSlot
-from drivers.transports.mmio.registers import CONFIG, MAGIC, VERSION, Interrupt, Register
-from rings.features import RingFeature, mask
+from drivers.transports.mmio.registers import CONFIG, EXTRA_FEATURES, MAGIC, VERSION, Interrupt, Register
+from rings.features import RingFeature
 from rings.layout import Area
 from rings.memory import Memory
 from rings.status import Status
@@ -29,7 +29,7 @@ _ADDRESSES = {low + at: (area, 8 * at) for low, area in zip(_LOWS, Area, strict=
 class MmioDevice(VhostBack):
     """A virtio device in a slot of the platform bus. Its interrupt line is high while InterruptStatus is not 0."""
 
-    extra_features = mask((RingFeature.RING_RESET,))
+    extra_features = EXTRA_FEATURES
 
     def __init__(self, slot: PlatformSlot, identity: Identity) -> None:
         super().__init__(identity)
@@ -112,6 +112,10 @@ class MmioRegisters(SelectedRegisters):
         elif value == 1:
             self.enable_queue()
 
+    def _notify(self, value: int) -> None:
+        """Kick a queue. With NOTIFICATION_DATA, the upper half is the driver's position, which the device ignores."""
+        self._device.kick(value & 0xFFFF if self._device.has(RingFeature.NOTIFICATION_DATA) else value)
+
     _READ: ClassVar[dict[int, Callable[[MmioRegisters], int]]] = {
         Register.MAGIC_VALUE: lambda _: MAGIC,
         Register.VERSION: lambda _: VERSION,
@@ -136,7 +140,7 @@ class MmioRegisters(SelectedRegisters):
         Register.QUEUE_SEL: SelectedRegisters.select_queue,
         Register.QUEUE_SIZE: SelectedRegisters.set_size,
         Register.QUEUE_READY: _set_ready,
-        Register.QUEUE_NOTIFY: lambda self, value: self._device.kick(value),
+        Register.QUEUE_NOTIFY: _notify,
         Register.QUEUE_RESET: SelectedRegisters.reset_queue,
         Register.INTERRUPT_ACK: lambda self, value: self._mmio.acknowledge(value),
         Register.STATUS: lambda self, value: self._device.write_status(value),

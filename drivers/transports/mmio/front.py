@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import attrs
 
 from drivers.bus.model import MatchId
 from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice
-from drivers.carriers.base import read_field, wait_reset, write_field
+from drivers.carriers.base import notify_with_data, read_field, wait_reset, write_field
 from drivers.carriers.platform import RegionTransport, VirtioPlatformDriver
 from drivers.contracts.hw import MmioRegion
 from drivers.errors import ProbeError, TransportLost
 from drivers.memory.vring import Vring
-from drivers.transports.mmio.registers import CONFIG, MAGIC, VERSION, Interrupt, Register
-from rings.features import RingFeature, mask
+from drivers.transports.mmio.registers import CONFIG, EXTRA_FEATURES, MAGIC, VERSION, Interrupt, Register
+from rings.features import RingFeature
 from rings.formats import RING_FEATURES
 from rings.queue import Virtqueue
 
@@ -30,7 +31,7 @@ USED_BUFFER, CONFIG_CHANGE = int(Interrupt.USED_BUFFER), int(Interrupt.CONFIG_CH
 class VirtioMmio(RegionTransport):
     """`drivers.bus.virtio.ConfigOps` over a region of the platform bus."""
 
-    features = RING_FEATURES | mask((RingFeature.RING_RESET,))
+    features = RING_FEATURES | EXTRA_FEATURES
 
     def __init__(self, region: MmioRegion, device_id: int, vendor_id: int) -> None:
         super().__init__(region)
@@ -137,9 +138,15 @@ class VirtioMmio(RegionTransport):
         vring = self._rings.make(device.features, num_max, spec.num, spec.segments, name)
         region = self._region
 
-        def kick() -> None:
+        def notify(value: int) -> None:
             # Looked up each time: an observer of the region may come or go.
+            region.write(Register.QUEUE_NOTIFY, 4, value)
+
+        def kick() -> None:
             region.write(Register.QUEUE_NOTIFY, 4, index)
+
+        if device.has(RingFeature.NOTIFICATION_DATA):
+            kick = partial(notify_with_data, notify, index, vring.ring)
 
         self._vrings[index] = vring
         self._write(Register.QUEUE_SIZE, vring.num)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
-__all__ = ["CONFIG", "MAGIC", "READABLE", "VERSION", "WRITABLE", "Interrupt", "Register"]
+from rings.features import RingFeature, mask
 
+__all__ = ["CONFIG", "EXTRA_FEATURES", "MAGIC", "READABLE", "VERSION", "WRITABLE", "Interrupt", "Register"]
+
+EXTRA_FEATURES = mask((RingFeature.RING_RESET, RingFeature.NOTIFICATION_DATA))
+"""Feature bits that the transport supports besides those of rings."""
 MAGIC = int.from_bytes(b"virt", "little")
 VERSION = 2
 CONFIG = 0x100

@@ -12,4 +12,5 @@ PCI = LinkTransport(
     VirtioEpf,
     register_name=register_name,
     doorbells=(DoorbellRange(BAR, NOTIFY_AT, NOTIFY_AT + NOTIFY_SIZE, MULTIPLIER),),
+    extra_features=VirtioEpf.extra_features,
 )

@@ -14,6 +14,7 @@ from drivers.transports.pci.registers import (
     CAP_VENDOR,
     COMMON_SIZE,
     DEVICE_BASE,
+    EXTRA_FEATURES,
     ISR_CONFIG,
     ISR_QUEUE,
     SIZES,
@@ -21,7 +22,7 @@ from drivers.transports.pci.registers import (
     Common,
     Structure,
 )
-from rings.features import RingFeature, mask, word
+from rings.features import RingFeature, word
 from rings.layout import Area
 from rings.status import Status
 
@@ -32,6 +33,8 @@ COMMON_AT, ISR_AT, DEVICE_AT, NOTIFY_AT = 0x0000, 0x1000, 0x2000, 0x3000
 DEVICE_SIZE, NOTIFY_SIZE = 0x1000, 0x1000
 BAR_SIZE = NOTIFY_AT + NOTIFY_SIZE
 MULTIPLIER = 4
+CONFIG_DATA = 0x4000
+"""Value of queue_notif_config_data of the first queue: one that is no index of a queue, so that a trace tells."""
 MAX_VECTORS = 0x800
 MSIX_ENTRY = 16
 
@@ -46,7 +49,7 @@ _ADDRESSES = {
 class VirtioEpf(VirtioFunction):
     """A function of an endpoint controller as a virtio device."""
 
-    extra_features = mask((RingFeature.RING_RESET,))
+    extra_features = EXTRA_FEATURES
 
     def __init__(self, epc: Epc, function: int, identity: Identity) -> None:
         super().__init__(epc, function, identity)
@@ -204,6 +207,7 @@ class CommonBlock(SelectedRegisters):
         Common.QUEUE_MSIX_VECTOR: lambda self: self.queue_field(lambda queue: queue.vector, NO_VECTOR),
         Common.QUEUE_ENABLE: lambda self: self.queue_field(lambda queue: queue.enabled),
         Common.QUEUE_NOTIFY_OFF: lambda self: self.queue_field(lambda queue: queue.index),
+        Common.QUEUE_NOTIF_CONFIG_DATA: lambda self: self.queue_field(lambda queue: CONFIG_DATA + queue.index),
         Common.QUEUE_RESET: lambda self: 0,
     }
     _WRITE: ClassVar[dict[int, Callable[[CommonBlock, int], None]]] = {
@@ -245,7 +249,10 @@ class DeviceBlock:
 
 
 class NotifyBlock:
-    """The notification structure: a 16-bit write at a queue's address kicks the queue. It ignores the value."""
+    """The notification structure: a write at a queue's address kicks the queue. It ignores the value.
+
+    A write has 16 bits, or 32 if NOTIFICATION_DATA is negotiated (section 4.1.5.2).
+    """
 
     def __init__(self, epf: VirtioEpf) -> None:
         self._epf = epf
@@ -255,10 +262,14 @@ class NotifyBlock:
 
     def write(self, offset: int, size: int, value: int) -> None:
         index, odd = divmod(offset, MULTIPLIER)
-        if odd or size != 2 or index >= len(self._epf.device.queues):
+        # Plain kicks are not slowed down by a look at the features.
+        if odd or (size != 2 and not self._has_data(size)) or index >= len(self._epf.device.queues):
             self._epf.spurious_notifies += 1
         else:
             self._epf.device.kick(index)
+
+    def _has_data(self, size: int) -> bool:
+        return size == 4 and self._epf.device.has(RingFeature.NOTIFICATION_DATA)
 
 
 class PciCfgBlock:

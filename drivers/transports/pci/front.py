@@ -10,7 +10,7 @@ import attrs
 from drivers.bus.back import VIRTIO_VENDOR
 from drivers.bus.model import MatchId
 from drivers.bus.virtio import NO_ANSWER, DriverQueue, QueueSpec, VirtioDevice
-from drivers.carriers.base import read_field, wait_reset, write_field
+from drivers.carriers.base import notify_with_data, read_field, wait_reset, write_field
 from drivers.carriers.pci import FunctionTransport, VirtioPciDriver
 from drivers.contracts.hw import NO_VECTOR, PciFunction
 from drivers.errors import ProbeError, TransportLost
@@ -18,6 +18,7 @@ from drivers.memory.vring import Vring
 from drivers.transports.pci.registers import (
     CAP_VENDOR,
     DEVICE_BASE,
+    EXTRA_FEATURES,
     ISR_CONFIG,
     ISR_QUEUE,
     SIZES,
@@ -26,7 +27,7 @@ from drivers.transports.pci.registers import (
     Common,
     Structure,
 )
-from rings.features import RingFeature, mask
+from rings.features import RingFeature
 from rings.formats import RING_FEATURES
 from rings.ids import DeviceId
 from rings.queue import Virtqueue
@@ -67,7 +68,7 @@ def find_structures(function: PciFunction) -> dict[int, Structure]:
 class VirtioPci(FunctionTransport):
     """`drivers.bus.virtio.ConfigOps` over one PCI function. Also handles the function's link events."""
 
-    features = RING_FEATURES | mask((RingFeature.RING_RESET,))
+    features = RING_FEATURES | EXTRA_FEATURES
 
     def __init__(self, function: PciFunction) -> None:
         super().__init__(function)
@@ -192,7 +193,8 @@ class VirtioPci(FunctionTransport):
         vring = self._rings.make(device.features, self._read(Common.QUEUE_SIZE), spec.num, spec.segments, name)
         at = self._structures[CfgType.NOTIFY]
         offset = self._read(Common.QUEUE_NOTIFY_OFF) * at.multiplier
-        if offset + 2 > at.length:
+        size = 4 if device.has(RingFeature.NOTIFICATION_DATA) else 2
+        if offset + size > at.length:
             vring.ring.close()
             raise ProbeError(f"{name}: notification address outside the structure")
         self._vrings[index] = vring
@@ -203,7 +205,12 @@ class VirtioPci(FunctionTransport):
         if vector != NO_VECTOR:
             self._write(Common.QUEUE_MSIX_VECTOR, vector)
             self._verify(Common.QUEUE_MSIX_VECTOR, vector)
-        return vring.ring, partial(self._function.bar_write, at.bar, at.offset + offset, 2, index)
+        # Also a device that the driver tells which queue it is by the address (section 4.1.5.2) may want another value.
+        value = self._read(Common.QUEUE_NOTIF_CONFIG_DATA) if device.has(RingFeature.NOTIF_CONFIG_DATA) else index
+        write = partial(self._function.bar_write, at.bar, at.offset + offset)
+        if size == 2:
+            return vring.ring, partial(write, 2, value)
+        return vring.ring, partial(notify_with_data, partial(write, 4), value, vring.ring)
 
     def _verify(self, field: Common, vector: int) -> None:
         """Raise ProbeError unless the device mapped the vector: then it reads back (section 4.1.5.1.2)."""
