@@ -151,9 +151,13 @@ class Bus(ABC, Generic[D, R]):
 
     async def unbind(self, place: str) -> None:
         """Unbind the device at ``place``, and keep it unbound until `bind`, also if it leaves the bus and returns."""
-        self._held.add(place)
+        self.hold(place)
         for ended in [self._release(binding) for binding in self.bindings if self.place(binding.device) == place]:
             await ended.wait()
+
+    def hold(self, place: str) -> None:
+        """Keep a device that comes to ``place`` unbound until `bind`."""
+        self._held.add(place)
 
     def bind(self, place: str) -> None:
         """Match the device at ``place`` again, after `unbind` or a probe that failed."""

@@ -140,3 +140,16 @@ async def test_many_problems_are_one_error_with_their_number(world: World) -> No
 def test_a_part_of_a_topology_may_refer_to_parts_that_run() -> None:
     running = parse(DEFAULT)
     assert from_tables(CARD, "card", running).links["pcie1"].root == "rc"
+
+
+async def test_a_key_of_a_device_without_a_driver_is_set_like_a_setting(world: World) -> None:
+    await command(world, "device-unbind", name="net0", side="driver")
+    for value, why in (("x", "must be a whole number"), ("63", "must be a power of two")):
+        with pytest.raises(QmpError, match=why):
+            await command(world, "device-set", name="net0", setting="queue_size", value=value)
+    for setting, value in (("queue_size", "64"), ("features_off", "MRG_RXBUF,MTU")):
+        await command(world, "device-set", name="net0", setting=setting, value=value)
+    spec = world.topology.devices["net0"]
+    assert (spec.queue_size, spec.features_off) == (64, ("MRG_RXBUF", "MTU"))
+    await command(world, "device-bind", name="net0", side="driver")
+    assert world.devices["net0"].up

@@ -30,8 +30,10 @@ from vnet.testing.footprint import fds, maps
 from vnet.topology import Topology, parse
 from vnet.topology.samples import built_in
 from vnet.topology.support import cells
+from vnet.transports import TRANSPORTS
 
 EMPTY = Topology({}, {}, {})
+SIDES: tuple[SideName, ...] = ("driver", "device")
 
 
 def sample(kind: str, transport: str = "pci", mode: str = "direct") -> Topology:
@@ -86,8 +88,7 @@ async def test_every_device_comes_and_goes_and_leaves_nothing(kind: str, transpo
             empty = await held(world)
             await world.add(attrs.evolve(EMPTY, devices=parts.devices))
             await act(world, name)
-            sides: tuple[SideName, ...] = ("driver", "device") if mode == "direct" else ("driver",)
-            for side in sides:
+            for side in SIDES if mode == "direct" else SIDES[:1]:
                 await world.unbind(name, side)
                 assert not world.devices[name].up
                 await world.bind(name, side)
@@ -302,4 +303,51 @@ async def test_parts_can_be_added_before_their_controller_is_started() -> None:
         assert not world.devices["net0"].up
         await world.start("pcie0")
         await world.wait_up()
+        await act(world, "net0")
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_keys_of_a_device_change_while_no_driver_uses_it(transport: str) -> None:
+    async with open_world(sample("net", transport), "t") as world:
+        await world.wait_up()
+        with pytest.raises(ControlError, match="net0: its driver uses it; try: vnet unbind net0 driver"):
+            await world.change("net0", queue_size=64)
+        await world.unbind("net0", "driver")
+        before = await held(world)
+        with pytest.raises(ConfigError, match=r"devices\.net0\.queue_size = 63: must be a power of two"):
+            await world.change("net0", queue_size=63)
+        with pytest.raises(ConfigError, match=r"devices\.net0\.features_off = \['MOON'\]: unknown feature MOON"):
+            await world.change("net0", features_off=("MOON",))
+        assert await held(world) == before
+        await world.change("net0", queue_size=64, features_off=("MRG_RXBUF",), ring="packed")
+        await wait_all_tasks_blocked()
+        assert list(world.devices["net0"].unbound) == ["driver"]
+        await world.bind("net0", "driver")
+        await act(world, "net0")
+        device = world.devices["net0"]
+        assert {queue.num for queue in device.device_queues[:2]} == {64}
+        names = device.spec.virtio.table.describe(device.vhost.features)
+        assert "RING_PACKED" in names
+        assert "MRG_RXBUF" not in names
+
+
+async def test_a_change_that_fails_leaves_the_device_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_world(sample("net"), "t") as world:
+        await world.wait_up()
+        for side in SIDES:
+            await world.unbind("net0", side)
+        before = await held(world)
+        with monkeypatch.context() as patch:
+            turns, place = iter([fail]), DeviceSite.place
+
+            def fail_once(site: DeviceSite) -> Any:
+                return next(turns, place)(site)
+
+            patch.setattr(DeviceSite, "place", fail_once)
+            with pytest.raises(OSError, match="no more"):
+                await world.change("net0", queue_size=64)
+        assert await held(world) == before
+        assert list(world.devices["net0"].unbound) == ["driver", "device"]
+        for side in SIDES:
+            await world.bind("net0", side)
         await act(world, "net0")

@@ -19,6 +19,7 @@ __all__ = ["command"]
 def _settings() -> Iterator[str]:
     """Yield a paragraph for help texts per device type and side that has settings, and one for links."""
     from vnet.ends import DEVICE_TYPES
+    from vnet.system.device_keys import device_key_rows
     from vnet.system.link_settings import link_setting_rows
 
     for name, kind in DEVICE_TYPES.items():
@@ -26,6 +27,7 @@ def _settings() -> Iterator[str]:
             rows = [(f"{key} {own.values}", own.help) for key, own in kind.settings.items() if own.side == side]
             if rows:
                 yield _paragraph(f"Settings of a {name} device at the {side}'s side:", rows)
+    yield _paragraph("Settings of any device whose driver is unbound:", device_key_rows())
     yield _paragraph("Settings of a link whose accesses take time, see topology files:", link_setting_rows())
 
 

@@ -20,6 +20,7 @@ from vnet.qmp.change_records import (
 from vnet.qmp.codec import QmpError, not_found
 from vnet.qmp.qapi import Empty
 from vnet.qmp.records import LinkChoice
+from vnet.system.device_keys import KEYS
 from vnet.system.world import World
 from vnet.topology import Topology
 from vnet.topology.join import TABLES
@@ -27,7 +28,7 @@ from vnet.topology.plan import KINDS
 from vnet.topology.reader import from_tables
 from vnet.transports import CARRIERS, TRANSPORTS
 
-__all__ = ["add", "apply", "bind", "device_add", "device_del", "remove", "start", "stop", "unbind"]
+__all__ = ["add", "apply", "bind", "change", "device_add", "device_del", "remove", "start", "stop", "unbind"]
 
 PROBLEMS = 10
 """Most problems of a topology in one error."""
@@ -87,6 +88,16 @@ async def unbind(world: World, arguments: SideChoice) -> Empty:
     with _refusals(""):
         await world.unbind(arguments.name, arguments.side)
     return DONE
+
+
+async def change(world: World, name: str, key: str, value: str) -> None:
+    """Change a key of a device whose driver is unbound. Raises QmpError."""
+    try:
+        parsed = KEYS[key].parse(value)
+    except ValueError as exc:
+        raise QmpError(f"{name}: {key} {value!r}: {exc}") from None
+    with _refusals(""):
+        await world.change(name, **{key: parsed})
 
 
 async def start(world: World, arguments: LinkChoice) -> Empty:

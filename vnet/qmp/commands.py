@@ -62,6 +62,7 @@ from vnet.qmp.virtio_records import (
     VirtQueueStatus,
 )
 from vnet.system.config_spaces import take_config_spaces
+from vnet.system.device_keys import KEYS
 from vnet.system.link_settings import change_link
 from vnet.system.ring_reports import take_ring, take_slots
 from vnet.system.snapshot import queue_sides, take_snapshot, take_status
@@ -228,9 +229,12 @@ async def _device_reset(context: Context, arguments: DeviceChoice) -> object:
 
 
 async def _device_set(context: Context, arguments: SettingChange) -> object:
-    """Change a setting of a device while it runs."""
+    """Change a setting of a device while it runs, or a key of a device whose driver is unbound."""
     device = named("device", context.world.devices, arguments.name, not_found)
     setting, value = arguments.setting, arguments.value
+    if setting in KEYS:
+        await changes.change(context.world, device.name, setting, value)
+        return DONE
     settings = DEVICE_TYPES[device.spec.type].settings
     try:
         await change_setting(settings, device.spec, device.driver_end, device.device_end, setting, value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import attrs
 import trio
@@ -10,7 +11,7 @@ import trio
 from drivers.contracts.events import PartMoved, Source
 from drivers.errors import DriverError
 from vnet.ends.base import SideName
-from vnet.errors import ConfigError, ControlError, PrivilegeError
+from vnet.errors import ConfigError, ControlError, FieldError, PrivilegeError
 from vnet.names import named
 from vnet.spec import RemoteEnd
 from vnet.system.device import Device
@@ -194,6 +195,41 @@ class Changes:
         if not (device.spec.driven if side == "driver" else device.back is not None):
             raise ControlError(f"{name}: its {side} is in another process")
         return device
+
+    async def change(self, name: str, keys: Mapping[str, Any]) -> None:
+        """See `vnet.system.world.World.change`."""
+        async with self._lock:
+            device = self._device(name, "device")
+            virtio, sides = device.driver_host.virtio, tuple(device.unbound)
+            if "driver" not in sides:
+                raise ControlError(f"{name}: its driver uses it; try: vnet unbind {name} driver")
+            old = select(self._system.topology, {("devices", name)})
+            kept = _without(self._system.topology, old)
+            try:
+                changed = attrs.evolve(old.devices[name], **keys)
+            except FieldError as exc:
+                raise ConfigError.of(FILE, [exc.inside("devices", name)]) from None
+            whole, new = join(kept, attrs.evolve(old, devices={name: changed}))
+            await self._take(old)
+            virtio.hold(device.location)
+            try:
+                await self._make(new, whole)
+            except BaseException as exc:
+                with trio.CancelScope(shield=True):
+                    await self._restore(old, kept, exc)
+                raise
+            finally:
+                await self._hold_again(device, sides)
+
+    async def _hold_again(self, old: Device, sides: Sequence[SideName]) -> None:
+        """Unbind these sides of a device that was made again in the place of ``old``."""
+        new = self._system.devices.get(old.name)
+        if new is None or new.location != old.location:
+            old.driver_host.virtio.bind(old.location)
+        if new is not None:
+            await new.driver_host.virtio.unbind(new.location)
+            if "device" in sides:
+                await new.device_host.vhost.unbind(new.name)
 
     async def set_present(self, name: str, *, present: bool) -> None:
         """See `vnet.system.world.World.start` and `stop`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from typing import Any
 
 from drivers.contracts.events import Reporter, Source
 from vnet.ends.base import SideName
@@ -81,6 +82,13 @@ class World(System):
         ``timeout`` is as of `wait_up`; 0: do not wait. Raises ProbeError if it is not up in time.
         """
         await self.changes.bind(device, side, timeout=timeout)
+
+    async def change(self, device: str, **keys: Any) -> None:
+        """Change keys of a device whose driver is unbound, such as ``queue_size``; it stays unbound.
+
+        Raises ConfigError for an invalid value, with the device as it was.
+        """
+        await self.changes.change(device, keys)
 
     async def start(self, link: str) -> None:
         """Start the endpoint controller of a link: the endpoint is present."""
