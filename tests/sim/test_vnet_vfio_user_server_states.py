@@ -35,16 +35,16 @@ ELSEWHERE = 1 << 40
 """Address of memory that no ring uses, which clients do not share."""
 FLOORS = {
     "clients": 20,
-    "refused before a version": 2,
+    "refused before a version": 1,
     "gone in the middle of a message": 3,
     "second client refused": 3,
-    "disk works": 8,
+    "disk works": 3,
     "disk works after memory was mapped again": 2,
-    "disk works in a later session": 2,
-    "rings broken": 2,
+    "disk works in a later session": 1,
+    "rings broken": 1,
     "mapping refused": 5,
-    "end of a mapping refused": 5,
-    "reset while running": 3,
+    "end of a mapping refused": 4,
+    "reset while running": 2,
     "access refused": 5,
     "anything": 15,
 }
