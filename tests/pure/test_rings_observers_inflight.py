@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rings.chain import total
@@ -203,6 +203,7 @@ ACTS = st.lists(
 @pytest.mark.hostile("C01", "C02")
 @BOTH
 @settings(max_examples=300)
+@example([("add", 3), ("take", 3), ("give", 2), ("publish", 0), ("kill", 0), ("give", 0), ("publish", 0)], [1], True)
 @given(ACTS, st.lists(st.integers(1, 3), min_size=1, max_size=5), st.booleans())
 def test_killed_at_any_store_every_chain_comes_back_exactly_once(
     name: str, acts: list[tuple[str, int]], segments: list[int], tables: bool

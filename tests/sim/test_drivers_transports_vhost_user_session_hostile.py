@@ -36,7 +36,7 @@ SIZE = MIB
 
 
 async def closes(send: Callable[[FrontEnd], Awaitable[object]], *, up: bool = False) -> None:
-    """The exact outcome CLOSE: the connection ends with one typed error, everything is freed, the next may come."""
+    """The exact outcome CLOSE: the connection ends at once with one typed error, all is freed, the next may come."""
     async with bench_() as bench:
         async with bench.front() as front:
             await (front.bring_up() if up else front.negotiate())
@@ -48,6 +48,7 @@ async def closes(send: Callable[[FrontEnd], Awaitable[object]], *, up: bool = Fa
                     pass
         assert all(isinstance(error, ProtocolError) for error in bench.errors), bench.errors
         assert bench.back.statistics.broken == 1
+        assert not any("made no progress" in str(error) for error in bench.errors), bench.errors
         await works(bench)
 
 
