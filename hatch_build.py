@@ -14,7 +14,12 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-SOURCES = ("rings/native/_rings.c", "vnet/ports/packet/native/_frames.c", "vnet/bench/_forwarder.c")
+SOURCES = (
+    "rings/native/_rings.c",
+    "vnet/ports/packet/native/_frames.c",
+    "vnet/ports/packet/native/_shuttles.c",
+    "vnet/bench/_forwarder.c",
+)
 FLAGS = ("-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-fPIC", "-shared", "-fvisibility=hidden")
 SUFFIX = ".abi3.so"
 """Built for the limited API of Python 3.11, so that later versions take it as well."""

@@ -67,6 +67,11 @@ class Signal:
         """Whether a task is waiting."""
         return self._task is not None
 
+    @property
+    def serves(self) -> bool:
+        """Whether a task waits and lets `set` serve it."""
+        return self._serve is not None
+
     def set(self) -> None:
         """Set the flag. If a task waits, call the ``serve`` of its wait here, or wake it."""
         if self._task is None:

@@ -10,42 +10,15 @@
  * release fence.
  */
 
-#define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030b0000
-#include <Python.h>
+#include "_base.h"
 
-#include <stdatomic.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-typedef long long Int; /* any number that Python hands over: all are below 2^63 */
-
-/* VIRTIO 1.4, 2.7.5 and 2.8.13 */
-enum { NEXT = 1, WRITE = 2, INDIRECT = 4, AVAIL = 1 << 7, USED = 1 << 15, HANDS = AVAIL | USED };
-enum { AVAIL_RING = 2 }; /* 16-bit words before the entries of an available ring */
+/* VIRTIO 1.4, 2.8.1 */
+enum { AVAIL = 1 << 7, USED = 1 << 15, HANDS = AVAIL | USED };
 enum { DESC = 16 };      /* bytes of a descriptor */
 #define SEGMENT_MAX 0xFFFFFFFFLL
 #define CHAIN_MAX 0x100000000ULL
-
-/* ---------------------------------------------------------------- arguments */
-
-static int take_ints(PyObject *const *args, int count, Int *values)
-{
-    for (int i = 0; i < count; i++) {
-        values[i] = PyLong_AsLongLong(args[i]);
-        if (values[i] == -1 && PyErr_Occurred())
-            return 0;
-    }
-    return 1;
-}
-
-static int has_count(Py_ssize_t given, Py_ssize_t wanted)
-{
-    if (given != wanted)
-        PyErr_Format(PyExc_TypeError, "%zd arguments wanted, %zd given", wanted, given);
-    return given == wanted;
-}
 
 /* Borrow a pinned view of `count` words of `unit` bytes. Raises ValueError if it is released, short or not aligned.
  *
@@ -59,36 +32,6 @@ static int borrow(PyObject *view, Py_buffer *buffer, Int count, int unit)
     PyBuffer_Release(buffer);
     PyErr_SetString(PyExc_ValueError, "the view of a ring is too short, or not aligned");
     return 0;
-}
-
-static uint64_t load64(const Py_buffer *view, Int at)
-{
-    return atomic_load_explicit((_Atomic uint64_t *)view->buf + at, memory_order_relaxed);
-}
-
-static void store64(const Py_buffer *view, Int at, uint64_t word)
-{
-    atomic_store_explicit((_Atomic uint64_t *)view->buf + at, word, memory_order_relaxed);
-}
-
-static uint32_t load32(const Py_buffer *view, Int at)
-{
-    return atomic_load_explicit((_Atomic uint32_t *)view->buf + at, memory_order_relaxed);
-}
-
-static void store32(const Py_buffer *view, Int at, uint32_t word)
-{
-    atomic_store_explicit((_Atomic uint32_t *)view->buf + at, word, memory_order_relaxed);
-}
-
-static uint16_t load16(const Py_buffer *view, Int at)
-{
-    return atomic_load_explicit((_Atomic uint16_t *)view->buf + at, memory_order_relaxed);
-}
-
-static void store16(const Py_buffer *view, Int at, uint16_t word)
-{
-    atomic_store_explicit((_Atomic uint16_t *)view->buf + at, word, memory_order_relaxed);
 }
 
 /* ---------------------------------------------------------------- lists */

@@ -15,7 +15,14 @@ from rings.sides import IN_FLIGHT
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 
-__all__ = ["NativeSplitVirtqueue", "NativeSplitVringh"]
+__all__ = ["DeviceState", "DriverState", "NativeSplitVirtqueue", "NativeSplitVringh"]
+
+Views = tuple[memoryview, memoryview, memoryview]
+"""Descriptors, available ring and used ring, as one side has pinned them."""
+DriverState = tuple[Views, tuple[int, int], int, list[int | None]]
+"""Views; available index and next used element; first free descriptor; tokens by head."""
+DeviceState = tuple[Views, tuple[int, int, int], tuple[int, memoryview]]
+"""Views; next available entry, available index last read, used index; address and view of the buffers' region."""
 
 
 class NativeSplitVringh(PlainFirst, SplitVringh):
@@ -60,6 +67,30 @@ class NativeSplitVringh(PlainFirst, SplitVringh):
         self._chains += len(chains)
         return chains
 
+    def lend(self, writable: bool) -> DeviceState | None:
+        """Return the state for C, which moves chains until `take_back`; None if that is not possible now."""
+        if not self.native or self.broken or not self._event_idx or self._budget <= 0 or self._chains != self._returned:
+            return None
+        region = self._region(writable)
+        if region is None or self._backlog or self._from_backlog or self._used != self._published:
+            return None
+        views = self._desc, self._avail, self._ring.used
+        return views, (self._last_avail, self._avail_end, self._used), region[:2]
+
+    def take_back(self, places: tuple[int, int, int], taken: Sequence[int], count: int, calls: int) -> None:
+        """Continue at ``places``, as in `DeviceState`, behind ``count`` chains that C took and published one by one.
+
+        ``taken`` are the heads of the last chains, as many as the ring has descriptors at most.
+        """
+        self._last_avail, self._avail_end, self._used = places
+        self._published = self._used
+        self._taken.extend(taken)
+        self._chains += count
+        self._returned += count
+        self._batch += count
+        self._calls += calls
+        self._suppressed += count - calls
+
     def _is_drained(self) -> bool:
         return self._last_avail == self._avail_end
 
@@ -82,6 +113,32 @@ class NativeSplitVirtqueue(SplitVirtqueue):
     def __init__(self, memory: Memory, num: int, addrs: RingAddrs, **settings: Any) -> None:
         super().__init__(memory, num, addrs, **settings)
         self.native = self._areas.has_views()
+
+    def lend(self) -> DriverState | None:
+        """Return the state for C, which moves chains until `take_back`; None if that is not possible now."""
+        watched = getattr(self.publish, "__func__", None) is not SplitVirtqueue.publish
+        if not self.native or watched or not self._event_idx or self._violation or self._added != self._published:
+            return None
+        views = self._desc, self._avail, self._ring.used
+        return views, (self._added, self._last_used), self._free, self._tokens
+
+    def take_back(
+        self, added: int, last_used: int, count: int, returned: int, kicks: int, token: int | None = None
+    ) -> None:
+        """Continue behind ``count`` chains that C added and published one by one, and ``returned`` that it got back.
+
+        With ``token``, the last chain added is still in flight.
+        """
+        self._added, self._published, self._last_used, self._used_end = added, added, last_used, last_used
+        self._chains += count
+        self._returned += returned
+        self._kicks += kicks
+        self._suppressed += count - kicks
+        if token is not None:
+            head = self._free
+            self._tokens[head], self._counts[head], self._writable[head] = token, 1, 0
+            self._free = self._next[head]
+            self.num_free -= 1
 
     def add_each(self, buffers: Sequence[tuple[Addr, int, int]], writable: bool, /) -> None:
         count = len(buffers)

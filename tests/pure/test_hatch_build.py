@@ -26,7 +26,8 @@ def hook() -> ModuleType:
 def tree(hook: ModuleType, tmp_path: Path) -> Path:
     for source in hook.SOURCES:
         (tmp_path / source).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / source, tmp_path / source)
+        for path in (ROOT / source).parent.glob("*.[ch]"):
+            shutil.copy(path, (tmp_path / source).parent)
     return tmp_path
 
 

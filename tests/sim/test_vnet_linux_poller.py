@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 from collections.abc import Iterator
 from functools import partial
@@ -277,3 +278,70 @@ async def test_there_are_no_pauses_unless_requested(
         pauses.clear()
         poller.unregister(here.fileno())
         poller.close()
+
+
+class Carrier:
+    """Stands in for shuttles: waits, and carries nothing."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+
+    def wait(self, epoll: int, stop: int, seconds: float, /) -> list[int]:
+        self.waits.append(seconds)
+        with select.epoll.fromfd(os.dup(epoll)) as events:
+            return [fd for fd, _ in events.poll(min(seconds, 60))]
+
+
+def test_a_poller_ahead_of_trio_serves_ports_and_lets_all_of_trio_go_on(
+    poller: Poller, ends: tuple[socket.socket, socket.socket]
+) -> None:
+    """Events, deadlines, other threads and other descriptors: on a real clock, since Trio itself does not wait."""
+    here, there = ends
+    carrier, served, other = Carrier(), list[bytes](), socket.socketpair()
+
+    def serve() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                served.append(here.recv(9))
+        return len(served) < 3
+
+    async def main() -> None:
+        signal = poller.register(here.fileno())
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(poller.run)
+                await trio.testing.wait_all_tasks_blocked(0.005)
+                poller.carry(carrier)
+                await trio.testing.wait_all_tasks_blocked(0.005)
+                for number in range(3):
+                    nursery.start_soon(trio.to_thread.run_sync, partial(there.send, bytes([number])))
+                await signal.wait(serve)  # it is woken by the third
+                await trio.sleep(0.01)
+                assert await trio.to_thread.run_sync(int) == 0
+                await trio.to_thread.run_sync(other[1].send, b"x")
+                await trio.lowlevel.wait_readable(other[0])
+                nursery.cancel_scope.cancel()
+        poller.unregister(here.fileno())
+
+    trio.run(main)
+    assert sorted(served) == [b"\0", b"\1", b"\2"]
+    assert max(carrier.waits) > 1, "it waited in place of Trio"
+    for each in other:
+        each.close()
+
+
+def test_an_error_ahead_of_trio_ends_the_poller(poller: Poller, ends: tuple[socket.socket, socket.socket]) -> None:
+    here, there = ends
+
+    def fails() -> None:
+        raise RuntimeError("a callback")
+
+    async def main() -> None:
+        poller.watch(here.fileno(), fails)
+        there.send(b"frame")
+        poller.carry(Carrier())
+        with trio.fail_after(60), pytest.raises(RuntimeError, match="a callback"):
+            await poller.run()
+        poller.unregister(here.fileno())
+
+    trio.run(main)

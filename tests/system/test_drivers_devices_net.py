@@ -23,6 +23,7 @@ from drivers.devices.net.device.device import NetPlug
 from drivers.devices.net.driver.driver import NetSettings
 from support.commands import command
 from support.machine import NETNS, RequireTool, ip
+from support.native import NEEDS_NATIVE
 from support.paths import TOPOLOGIES
 from vnet.linux.netns import netns_command, run_in_netns
 from vnet.system.world import World, open_world
@@ -256,6 +257,28 @@ async def test_carrier_mtu_and_an_announcement_arrive_at_the_drivers_interface(r
 
             await seen("every address announced", announced)
         await seen("acknowledged", lambda: not world.devices["net0"].vhost.config[6] & 2)
+
+
+@NEEDS_NATIVE
+async def test_frames_cross_in_c_while_python_waits_and_every_counter_adds_up(require_tool: RequireTool) -> None:
+    require_tool("ping", "ip")
+    async with running(ONE_PAIR) as world:
+        assert (await ping(world.netns("rc"), "198.18.0.2", count=20, interval=0.05)).lost == 0
+        assert world.shuttles is not None
+        assert world.shuttles.carried >= 20
+        settings, plug = ends(world)
+        near, far = settings.port.statistics(), plug.port.statistics()
+        driver, device = settings.figures.pairs[0], plug.figures.pairs[0]
+        for received, sent, reader, writer in (
+            (near.rx_packets, far.tx_packets, driver.sent, device.received),
+            (far.rx_packets, near.tx_packets, device.sent, driver.received),
+        ):
+            assert received == reader.packets + reader.drops.total()
+            assert reader.packets == writer.packets + writer.drops.total()
+            assert writer.packets == sent
+        for queue, own in zip(world.devices["net0"].driver_queues, world.devices["net0"].device_queues, strict=True):
+            assert queue.statistics().chains - queue.statistics().returned == queue.ring.state().in_flight
+            assert own.statistics().returned >= queue.statistics().returned
 
 
 def test_the_example_is_what_its_comment_says() -> None:

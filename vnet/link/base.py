@@ -96,6 +96,16 @@ class Window(Memory, Protocol):
         """Close the window; later accesses raise ``fault``. Closing it twice is harmless."""
 
 
+class Counting(Protocol):
+    """A link whose doorbells and interrupts may be counted instead of written: nothing else notes them."""
+
+    def ends(self) -> tuple[LinkEnd | None, LinkEnd | None]:
+        """Return the root port and the endpoint."""
+
+    def count_writes(self, direction: Direction, count: int) -> None:
+        """Count register writes that were passed on."""
+
+
 class Link(Protocol):
     """One link. While it is down, or if nothing answers, reads return all-ones and writes are discarded."""
 
@@ -113,6 +123,9 @@ class Link(Protocol):
     def attach_root(self, port: RootPort) -> None: ...
 
     def attach_endpoint(self, port: EndpointPort) -> None: ...
+
+    def direct(self) -> Counting | None:
+        """Return the counters of the link if it is up, and does nothing with a write but to pass it on; else None."""
 
     def set_present(self, present: bool) -> None:
         """Set whether the endpoint is present (presence detect of a slot)."""

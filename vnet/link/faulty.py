@@ -20,7 +20,7 @@ import trio
 from drivers.contracts.events import NO_EVENTS, Events, FaultInjected, FaultRuleEnded, FaultRuleSet, Source
 from vnet.link.active import ActiveRule
 from vnet.link.agenda import Agenda
-from vnet.link.base import Direction, Link, Window, all_ones
+from vnet.link.base import Counting, Direction, Link, Window, all_ones
 from vnet.link.faults import Action, Flap, LinkRequest, Rule
 from vnet.link.judged import JudgedWindows
 from vnet.link.wrapper import LinkWrapper
@@ -221,6 +221,10 @@ class FaultyLink(LinkWrapper):
             self.inner.mem_write(direction, addr, size, value, function)
         elif active.action is Action.DELAY:
             self._plan_in_epoch(active.delay, lambda: self.inner.mem_write(direction, addr, size, value, function))
+
+    def direct(self) -> Counting | None:
+        watched = getattr(self.mem_write, "__func__", None) is not FaultyLink.mem_write
+        return None if self._by_request or watched else self.inner.direct()
 
     def map(self, direction: Direction, addr: int, size: int, function: int = 0) -> Window:
         return self._windows.add(self.inner.map(direction, addr, size, function))

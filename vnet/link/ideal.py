@@ -254,6 +254,15 @@ class IdealLink:
         end, _ = self._towards(direction)
         return () if end is None else end.beyond(addr, size)
 
+    def direct(self) -> IdealLink | None:
+        return self if self._up and getattr(self.mem_write, "__func__", None) is IdealLink.mem_write else None
+
+    def ends(self) -> tuple[LinkEnd | None, LinkEnd | None]:
+        return self._root, self._endpoint
+
+    def count_writes(self, direction: Direction, count: int) -> None:
+        self._towards(direction)[1].writes += count
+
     async def settle(self) -> None:
         """Do nothing: accesses take no time."""
 

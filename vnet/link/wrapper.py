@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from drivers.contracts.hw import LinkEvents
 from rings.memory import Addr
 from rings.observers.meter import Meter
-from vnet.link.base import Direction, EndpointPort, Fault, Link, Region, RootPort, Window
+from vnet.link.base import Counting, Direction, EndpointPort, Fault, Link, Region, RootPort, Window
 from vnet.views.link import LinkStatistics
 
 __all__ = ["LinkWrapper", "WindowWrapper"]
@@ -40,6 +40,10 @@ class LinkWrapper:
 
     def attach_endpoint(self, port: EndpointPort) -> None:
         self.inner.attach_endpoint(port)
+
+    def direct(self) -> Counting | None:
+        """Return None: a wrapper does something with writes."""
+        return None
 
     def set_present(self, present: bool) -> None:
         self.inner.set_present(present)

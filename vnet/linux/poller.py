@@ -11,23 +11,80 @@ wake-up. The whole process sleeps meanwhile, and a driver gets one notification 
 
 from __future__ import annotations
 
+import os
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic, sleep
+from typing import Protocol
 
 import trio
+from trio._core._run import GLOBAL_RUN_CONTEXT
 
 from drivers.flow.pump import Signal
 from vnet.linux.moderation import WINDOW, Moderation
 
-__all__ = ["Poller"]
+__all__ = ["Carrier", "Poller"]
 
+WAIT_MIN = 0.001
+"""Seconds of a wait that the poller takes over from Trio; shorter ones are for Trio's own tests of idleness."""
 POLLS_BEFORE_YIELD = 4
 """Polls before other tasks run."""
 EPOLL_PASSES_PER_POLL = 4
 """Maximum epoll calls of one poll."""
 WATCHED = select.EPOLLIN | select.EPOLLET
 """Edge-triggered: a waiting flow has read everything before, so that the next frame is an edge."""
+
+
+class Carrier(Protocol):
+    """Ports whose frames are carried without Python."""
+
+    def wait(self, epoll: int, stop: int, seconds: float, /) -> list[int]:
+        """Wait for events of an epoll set, up to ``seconds``, and carry frames meanwhile.
+
+        Returns the descriptors whose events Python has to handle, ``stop`` among them if it is readable.
+        """
+
+
+def trio_epoll() -> int | None:
+    """Return the descriptor in which Trio waits for events, if this version has one there and runs without a host."""
+    runner = getattr(GLOBAL_RUN_CONTEXT, "runner", None)
+    epoll = getattr(getattr(runner, "io_manager", None), "_epoll", None)
+    return epoll.fileno() if isinstance(epoll, select.epoll) and not getattr(runner, "is_guest", True) else None
+
+
+class _Ahead(trio.abc.Instrument):
+    """Waits in place of Trio, and serves ports on the way: Trio's loop costs more than a small frame."""
+
+    def __init__(self, poller: Poller, carrier: Carrier, stop: int, wake: int) -> None:
+        self._poller, self._carrier, self._stop, self._wake = poller, carrier, stop, wake
+        self.error: BaseException | None = None
+
+    def before_io_wait(self, timeout: float) -> None:
+        if self.error is not None:
+            return
+        try:
+            self._wait(timeout if timeout >= WAIT_MIN else 0.0)
+        except BaseException as error:  # noqa: BLE001  the poller's task raises it
+            self.error = error
+            os.eventfd_write(self._wake, 1)
+
+    def _wait(self, timeout: float) -> None:
+        """Serve ports for ``timeout`` seconds, or until Trio has something to do; then have it wake at once."""
+        waits = timeout > 0
+        while True:
+            fds = self._carrier.wait(self._poller.fileno(), self._stop, timeout)
+            if fds and self._poller.dispatch_ports(fds):
+                os.eventfd_write(self._wake, 1)  # other events are for the poller's task
+                return
+            if self._stop in fds or not waits:
+                return
+            now = trio.lowlevel.current_statistics()
+            timeout = now.seconds_to_next_deadline
+            if timeout < WAIT_MIN or now.tasks_runnable or now.run_sync_soon_queue_size:
+                os.eventfd_write(self._wake, 1)
+                return
+            if not fds:  # no deadline, but a wait for idleness: that is Trio's
+                return
 
 
 class Poller:
@@ -40,13 +97,30 @@ class Poller:
         self._callbacks: dict[int, Callable[[], object]] = {}
         self._byte_counts: dict[int, Callable[[], int]] = {}
         self._window_bytes, self._window_start = 0, 0.0  # byte count and time at the start of the window
-        self._polling = False
+        self._polling = self._running = False
+        self._carrier: Carrier | None = None
+        self._wake = -1  # eventfd that wakes the task which waits ahead of Trio
+        self._ready: list[int] = []  # descriptors whose callbacks that task is to call
         self._deferred: dict[Callable[[], object], None] = {}  # calls for the end of this poll, in order
 
     def moderate(self) -> None:
         """Enable pauses at high throughput, and let `at_end` defer calls, from now on."""
         if self._moderation is None:
             self._moderation = Moderation()
+            self._adapt()
+
+    def carry(self, carrier: Carrier | None) -> None:
+        """Let ``carrier`` carry frames from now on, unless the poller moderates; None: no more."""
+        if carrier is not self._carrier:
+            self._carrier = carrier
+            self._adapt()
+
+    def _adapt(self) -> None:
+        """Have the task of `run` look again how it waits."""
+        if self._wake >= 0:
+            os.eventfd_write(self._wake, 1)
+        elif self._running:
+            trio.lowlevel.notify_closing(self._epoll.fileno())
 
     def register(self, fd: int, byte_count: Callable[[], int] = int) -> Signal:
         """Watch ``fd``, and return a signal that is set when data or an error may be readable.
@@ -81,7 +155,16 @@ class Poller:
 
     async def run(self) -> None:
         """Watch until cancelled."""
+        self._running = True
+        try:
+            await self._run()
+        finally:
+            self._running = False
+
+    async def _run(self) -> None:
         while True:
+            if self._is_ahead() and (stop := trio_epoll()) is not None:
+                await self._run_ahead(stop)
             for _ in range(POLLS_BEFORE_YIELD):
                 if not self._poll():
                     break
@@ -92,7 +175,54 @@ class Poller:
                 await trio.lowlevel.checkpoint()  # tasks that were woken run before the pause
                 sleep(pause)  # noqa: ASYNC251  a sleep through Trio costs more than the pause is long
             else:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
+                try:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                except trio.ClosedResourceError:
+                    pass  # woken by `_adapt`
+
+    def _is_ahead(self) -> bool:
+        return self._carrier is not None and self._moderation is None
+
+    async def _run_ahead(self, stop: int) -> None:
+        """Watch in front of Trio, which has its events in the epoll set ``stop``, whenever all of its tasks wait."""
+        assert self._carrier is not None
+        self._wake = wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        ahead = _Ahead(self, self._carrier, stop, wake)
+        self._epoll.register(stop, select.EPOLLIN)
+        trio.lowlevel.add_instrument(ahead)
+        try:
+            while self._is_ahead():
+                await trio.lowlevel.wait_readable(wake)
+                os.eventfd_read(wake)
+                if ahead.error is not None:
+                    raise ahead.error
+                ready, self._ready = self._ready, []
+                for fd in ready:
+                    self._dispatch(fd)
+        finally:
+            trio.lowlevel.remove_instrument(ahead)
+            self._epoll.unregister(stop)
+            self._wake = -1
+            os.close(wake)
+
+    def dispatch_ports(self, fds: Iterable[int]) -> bool:
+        """Call the callbacks of ports with events; return whether there are others, for the task of `run`."""
+        ports = self._byte_counts
+        others = [fd for fd in fds if fd in self._callbacks and fd not in ports]
+        self._ready += others
+        for fd in fds:
+            if fd in ports:
+                self._dispatch(fd)
+        return bool(others)
+
+    def _dispatch(self, fd: int) -> None:
+        callback = self._callbacks.get(fd)
+        if callback is not None:
+            callback()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the epoll set."""
+        return self._epoll.fileno()
 
     def _poll(self) -> bool:
         """Serve all ready descriptors; return whether more may be ready."""

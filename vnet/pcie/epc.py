@@ -241,6 +241,18 @@ class EndpointController:
         f = self._functions.get(function)
         return None if f is None or f.msix is None else f.msix.vector_of(address, data)
 
+    def message_of(self, function: int, vector: int) -> tuple[int, int] | None:
+        """Return address and data of the message that an MSI-X interrupt sends now; None if it sends none."""
+        f = self._functions.get(function)
+        return None if f is None or f.msix is None else f.msix.message_of(vector)
+
+    def block_at(self, addr: int, size: int) -> tuple[RegisterBlock, int] | None:
+        """Return the registers that answer at an address on the link, and the offset in them; None without any."""
+        for start, end, block in () if self._memory else self._decoder:
+            if start <= addr and addr + size <= end:
+                return block, addr - start
+        return None
+
     def msix_enabled(self, function: int) -> bool:
         f = self._functions.get(function)
         return f is not None and f.msix is not None and f.msix.enabled

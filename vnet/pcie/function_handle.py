@@ -81,6 +81,11 @@ class PciFunctionHandle:
         return self._dma
 
     @property
+    def interrupts(self) -> Interrupts:
+        """Handlers of the messages of all functions."""
+        return self._interrupts
+
+    @property
     def online(self) -> bool:
         return self._online
 
@@ -116,6 +121,11 @@ class PciFunctionHandle:
         at = self._bars.get(bar)
         if at is not None and 0 <= offset <= at.size - size:
             self._link.mem_write(DOWNSTREAM, at.address + offset, size, value)
+
+    def bar_route(self, bar: int, offset: int, size: int) -> tuple[Link, int] | None:
+        """Return the link that carries a write to a BAR, and its address on the link; None if it goes nowhere."""
+        at = self._bars.get(bar)
+        return (self._link, at.address + offset) if at is not None and 0 <= offset <= at.size - size else None
 
     def bar_map(self, bar: int, offset: int, size: int, at: Addr) -> Memory:
         bar_at = self._bars.get(bar)

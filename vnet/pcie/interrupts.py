@@ -46,6 +46,11 @@ class Interrupts:
     def release_at(self, address: int, data: int) -> None:
         self._handlers.pop((address, data), None)
 
+    def handler(self, source: object, message: tuple[int, int]) -> Handler | None:
+        """Return the handler that a message from ``source`` calls; None if it is spurious."""
+        owner, handler = self._handlers.get(message, (None, None))
+        return handler if owner is source else None
+
     @property
     def requested(self) -> int:
         return len(self._handlers)

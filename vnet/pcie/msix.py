@@ -57,6 +57,10 @@ class MsixTable:
             else:
                 self._send(*message)
 
+    def message_of(self, vector: int) -> tuple[int, int] | None:
+        """Return address and data of the message that `fire` sends now; None if it sends none."""
+        return self._messages[vector] if self._open and vector < self.vectors else None
+
     def vector_of(self, address: int, data: int) -> int | None:
         """Return the unmasked vector with this message; None if there is none."""
         message = address, data

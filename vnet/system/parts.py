@@ -159,6 +159,8 @@ class Parts:
         self._losses.forget(device.name)
         self._world.data_path.forget(device)
         del self._world.devices[device.name]
+        if self._world.shuttles is not None:
+            self._world.shuttles.remove(device.name)
         self._world.readiness.leave(device)
 
     # Namespaces and ends, at the same time
@@ -313,6 +315,8 @@ class Parts:
         undo.callback(assigned.pop, device.location)
         world.devices[device.name] = device
         world.readiness.follow(device)
+        if world.shuttles is not None:
+            world.shuttles.add(device)
         if device.back is not None:
             vhost, plugs = device.vhost, self._plugs[device.device_host.name]
             plugs[vhost] = device.device_end.settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rings.native import NATIVE
 from vnet.ends.base import End
 from vnet.ends.running import RunningDevice
 from vnet.host.host import Host
@@ -26,6 +27,7 @@ from vnet.system.readiness import Readiness
 from vnet.system.rechecks import Rechecks
 from vnet.system.remote import Remote
 from vnet.system.ring_looks import RingLooks
+from vnet.system.shuttles import Shuttles
 from vnet.system.trace_file import TraceFile
 from vnet.topology import Topology
 
@@ -65,6 +67,8 @@ class System:
         self.watches: Watches | None = None
         """Watches of the interfaces of all ports."""
         self.ipc = LocalIpc(self.poller, allow_unsealed=allow_unsealed)
+        self.shuttles = Shuttles(self.poller) if NATIVE else None
+        """Shuttles of network devices; None without the native plain path."""
         self.readiness = Readiness(self.events, self.devices)
         self.data_path = DataPath(self.events, topology, self.hosts, self.links, self.registers, self.devices)
 

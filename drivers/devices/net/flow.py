@@ -16,6 +16,7 @@ __all__ = [
     "BUDGET_BYTES",
     "CHUNK",
     "FIRST_CHUNK",
+    "Figures",
     "ControlFigures",
     "NetFigures",
     "NetFlow",
@@ -33,6 +34,14 @@ FIRST_CHUNK = 4
 """Initial number if unused chains have to be abandoned; it doubles each time that all are used."""
 
 Q = TypeVar("Q", bound=QueueEnd)
+
+
+@attrs.frozen
+class Figures:
+    """Frames that C has moved one by one, and their bytes without headers."""
+
+    count: int
+    bytes: int
 
 
 @attrs.define(eq=False)
@@ -97,6 +106,12 @@ class NetFlow(ABC, Generic[Q]):
         """Start or stop using the pair, from the next packet on."""
         self.enabled = enabled
         self._switch.set()
+
+    def count_each(self, figures: Figures) -> None:
+        """Count frames, each as a batch of its own."""
+        self.queue.batches[0] += figures.count
+        self.traffic.packets += figures.count
+        self.traffic.bytes += figures.bytes
 
     @abstractmethod
     def move(self) -> tuple[int, Wait]:

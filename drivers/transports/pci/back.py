@@ -108,6 +108,15 @@ class VirtioEpf(VirtioFunction):
             **{f"queue{queue.index}.msix_vector": queue.vector for queue in device.queues},
         }
 
+    def queue_at(self, block: RegisterBlock, offset: int) -> DeviceQueue | None:
+        """Return the queue that a 16-bit write at ``offset`` of a BAR's registers kicks; None if it kicks none."""
+        place = block.block_at(offset, 2) if isinstance(block, BarBlock) else None
+        if place is None or not isinstance(place[0], NotifyBlock):
+            return None
+        index, odd = divmod(place[1], MULTIPLIER)
+        queues = self.device.queues
+        return queues[index] if not odd and index < len(queues) else None
+
     # VhostOps
 
     def call(self, queue: DeviceQueue) -> None:
@@ -117,6 +126,10 @@ class VirtioEpf(VirtioFunction):
         else:
             self.isr |= ISR_QUEUE
             self._epc.set_intx(self._function, True)
+
+    def interrupt_of(self, queue: DeviceQueue) -> tuple[int, int]:
+        """Return function and vector of the MSI-X interrupt of a queue; the vector may be NO_VECTOR."""
+        return self._function, queue.vector
 
     def config_changed(self) -> None:
         self.isr |= ISR_CONFIG
@@ -156,6 +169,13 @@ class BarBlock:
             if at.offset <= offset and offset + size <= at.offset + at.length:
                 block.write(offset - at.offset, size, value)
                 return
+
+    def block_at(self, offset: int, size: int) -> tuple[RegisterBlock, int] | None:
+        """Return the structure that a write goes to, and the offset in it; None if it goes to none."""
+        for at, block in self._blocks:
+            if at.offset <= offset and offset + size <= at.offset + at.length:
+                return block, offset - at.offset
+        return None
 
 
 class CommonBlock(SelectedRegisters):

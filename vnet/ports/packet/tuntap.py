@@ -284,6 +284,15 @@ class TunTapPort(NativePort):
         self._read = first
         return self.recv_into(segs)
 
+    def fileno(self) -> int:
+        """Return the descriptor; -1 once closed."""
+        return self._fd
+
+    @property
+    def serves(self) -> bool:
+        """Whether a flow waits for a frame, and lets the poller serve it."""
+        return self._arrival is not None and self._arrival.serves
+
     def pending(self) -> bool:
         return not self._plain or bool(self._poll.poll(0))
 

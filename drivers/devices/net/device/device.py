@@ -163,6 +163,10 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
         self.device.name_queues([*names, *(f"unused{i}" for i in range(len(names), len(self.device.queues)))])
         self.plug.figures.control_index = len(names) - 1 if features >> F.CTRL_VQ & 1 else None
 
+    def flows(self, pair: int) -> tuple[VhostNetFromDriver, VhostNetToDriver] | None:
+        """Return the flows of a queue pair; None if it has none."""
+        return (self._from_driver[pair], self._to_driver[pair]) if pair < len(self._from_driver) else None
+
     # Changes by the owner of the plug
 
     def plug_changed(self) -> None:

@@ -4,22 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 from drivers.bus.vhost import DeviceQueue
 from drivers.contracts.ports import HEADER_SIZE, NO_FRAME, NativeQueue, PacketQueue
 from drivers.devices.net.device.merge import NUM_BUFFERS_AT, ONE_BUFFER, TakenChains
 from drivers.devices.net.filter import FILTER_AT, FILTER_END, FrameFilter
-from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, FIRST_CHUNK, NetFlow, Traffic
+from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, FIRST_CHUNK, Figures, NetFlow, Traffic
 from drivers.devices.net.header import HEAD, HeaderRules, unpack_head
 from drivers.flow.pump import AGAIN, QUEUE, Wait
 from rings.chain import Chain, copy_in, copy_out, skip, total
+from rings.native import NATIVE
 from rings.queue import Vringh
+
+if TYPE_CHECKING or NATIVE:
+    from rings.split.native import DeviceState, NativeSplitVringh
 
 __all__ = ["VhostNetFromDriver", "VhostNetToDriver"]
 
 
-class VhostNetFromDriver(NetFlow[DeviceQueue]):
+class VhostNetFlow(NetFlow[DeviceQueue]):
+    """The device's flow of one direction, which C can move."""
+
+    WRITES: ClassVar[bool]
+    """Whether it writes to the chains that it takes."""
+
+    def lend(self) -> DeviceState | None:
+        """Return the ring's state for C; None if that is not possible now."""
+        ring = self.queue.ring
+        return ring.lend(self.WRITES) if self.enabled and isinstance(ring, NativeSplitVringh) else None
+
+    def take_back(self, places: tuple[int, int, int], taken: Sequence[int], figures: Figures, calls: int) -> None:
+        """Continue behind frames that C has moved; ``places`` and ``taken`` as `NativeSplitVringh.take_back`."""
+        ring = self.queue.ring
+        assert isinstance(ring, NativeSplitVringh)
+        ring.take_back(places, taken, figures.count, calls)
+        self.count_each(figures)
+
+
+class VhostNetFromDriver(VhostNetFlow):
     """A transmitq: frames from the driver to the port."""
+
+    WRITES = False
 
     def __init__(
         self,
@@ -29,12 +55,12 @@ class VhostNetFromDriver(NetFlow[DeviceQueue]):
         rules: HeaderRules,
     ) -> None:
         super().__init__(queue, port, traffic)
-        self._rules = rules
+        self.rules = rules
         self.link_up = True
         """Whether the network is connected; if not, frames are dropped."""
 
     def move(self) -> tuple[int, Wait]:
-        ring, traffic, rules = self.queue.ring, self.traffic, self._rules
+        ring, traffic, rules = self.queue.ring, self.traffic, self.rules
         if ring is None:
             return 0, QUEUE
         if not self.enabled:
@@ -84,6 +110,9 @@ class VhostNetFromDriver(NetFlow[DeviceQueue]):
             size += octets
         return moved, AGAIN
 
+    def lend(self) -> DeviceState | None:
+        return super().lend() if self.link_up else None
+
     def _send(
         self, ring: Vringh, native: NativeQueue, view: memoryview, plain: Sequence[tuple[int, int, int]]
     ) -> tuple[int, int, list[Chain]]:
@@ -91,7 +120,7 @@ class VhostNetFromDriver(NetFlow[DeviceQueue]):
 
         These are the first one that C did not send, and all if it sent none: then others are likely to be like it.
         """
-        packets, octets = native.send_each(view, plain, self._rules.known)
+        packets, octets = native.send_each(view, plain, self.rules.known)
         ring.complete_read(plain, packets)
         rest = plain[packets : packets + 1] if packets else plain
         ring.abandon(len(plain) - packets - len(rest))
@@ -106,11 +135,13 @@ class VhostNetFromDriver(NetFlow[DeviceQueue]):
         return len(chains), AGAIN if chains else QUEUE
 
 
-class VhostNetToDriver(NetFlow[DeviceQueue]):
+class VhostNetToDriver(VhostNetFlow):
     """A receiveq: frames from the port, read straight into the driver's buffers.
 
     A filtered frame was read into a buffer too; the next frame overwrites it.
     """
+
+    WRITES = True
 
     def __init__(
         self,
@@ -214,6 +245,9 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
             size += octets
             limit = min(2 * limit, CHUNK)
         return moved, AGAIN
+
+    def lend(self) -> DeviceState | None:
+        return None if self._spill or self._expected > self._small > 0 else super().lend()
 
     def _receive(
         self, ring: Vringh, native: NativeQueue, view: memoryview, plain: Sequence[tuple[int, int, int]]

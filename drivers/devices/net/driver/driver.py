@@ -144,6 +144,10 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
         self.configured = False
         """Whether the device has had all settings since DRIVER_OK."""
 
+    def flows(self, pair: int) -> tuple[VirtioNetTransmit, VirtioNetReceive] | None:
+        """Return the flows of a queue pair; None if it has none."""
+        return (self._transmit[pair], self._receive[pair]) if pair < len(self._transmit) else None
+
     # QueuePairs
 
     @property

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from drivers.bus.virtio import DriverQueue
 from drivers.contracts.hw import DmaMemory
 from drivers.contracts.ports import HEADER_SIZE, NO_FRAME, NOT_PLAIN, NativeQueue, Offloads, PacketQueue
-from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, NetFlow, Traffic
+from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, Figures, NetFlow, Traffic
 from drivers.devices.net.header import HEAD, HeaderRules, unpack_head
 from drivers.devices.net.software import convert_data_valid
 from drivers.flow.pump import AGAIN, QUEUE, Wait
 from drivers.memory.buffers import BufferBlock
 from rings.chain import copy_out, skip, total
 from rings.memory import Addr
+from rings.native import NATIVE
+
+if TYPE_CHECKING or NATIVE:
+    from rings.split.native import DriverState, NativeSplitVirtqueue
 
 __all__ = ["FrameBuffers", "VirtioNetReceive", "VirtioNetTransmit"]
 
@@ -19,6 +25,8 @@ POSTED = CHUNK
 """Minimum number of receive buffers in the ring, if the driver has as many."""
 POSTED_BYTES = 2 << 20
 """Maximum bytes that the device writes before it reuses a buffer; `POSTED` takes precedence."""
+CARRIED, CARRIED_BYTES = 8, 1 << 19
+"""The same where C carries frames one by one: each buffer returns before the next frame."""
 USUAL = 16
 """Number of batches over which the average frame size is taken, so that single frames change little."""
 
@@ -64,6 +72,23 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
         ring = self.queue.ring
         self._free += [slot for slot, _ in ring.get_each(ring.num)]
         return len(self._slots.addrs) - len(self._free)
+
+    def lend(self) -> tuple[DriverState, FrameBuffers, int] | None:
+        """Return the ring's state, the buffers, and the slot of the next frame, for C; None if not possible now."""
+        free, ring = self._free, self.queue.ring
+        if not self.enabled or not isinstance(ring, NativeSplitVirtqueue):
+            return None
+        free += [slot for slot, _ in ring.get_each(ring.num)]
+        state = ring.lend()
+        return None if state is None or ring.num_free < ring.num else (state, self._slots, free[-1])
+
+    def take_over(self, added: int, last_used: int, figures: Figures, kicks: int, in_flight: bool) -> None:
+        """Continue behind frames that C has moved; with ``in_flight``, the device may still have the last one."""
+        ring = self.queue.ring
+        assert isinstance(ring, NativeSplitVirtqueue)
+        token = self._free.pop() if in_flight else None
+        ring.take_back(added, last_used, figures.count, figures.count - in_flight, kicks, token)
+        self.count_each(figures)
 
     def _move_python(self, limit: int, budget: int) -> tuple[int, Wait]:
         """Move up to ``limit`` frames, or a few more than ``budget`` bytes; free slots are there."""
@@ -135,22 +160,23 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
         """``offloads``: those of the port."""
         super().__init__(queue, port, traffic)
         self._slots = slots
-        self._rules = rules
-        self._mergeable = mergeable
+        self.rules = rules
+        self.mergeable = mergeable
         self._offloads = offloads
         self._taken: list[tuple[int, int]] = []
         """Used buffers (slot, bytes) taken from the ring and not yet processed."""
         self._spare: list[int] = []
         """Slots held back from the ring, the most recently used last."""
         self._usual = 0.0  # average bytes per buffer
+        self._carried = False  # whether C carries frames
 
     def fill(self) -> None:
         """Add all buffers to the ring; they are published once the device is live."""
         self.queue.ring.add_each(self._slots.whole, True)
 
     def move(self) -> tuple[int, Wait]:
-        ring, traffic, rules, port = self.queue.ring, self.traffic, self._rules, self.port
-        send, known, segs, mergeable = port.send, rules.known, self._slots.segs, self._mergeable
+        ring, traffic, rules, port = self.queue.ring, self.traffic, self.rules, self.port
+        send, known, segs, mergeable = port.send, rules.known, self._slots.segs, self.mergeable
         data_valid = rules.data_valid
         native = self._native if self._native is not None and self._native.native else None
         moved = size = 0
@@ -207,14 +233,45 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
             pass
         return len(self._taken)
 
+    def lend(self) -> tuple[DriverState, FrameBuffers, float, int] | None:
+        """Return the ring's state, the buffers, the average frame, and the number of buffers in the ring, for C.
+
+        Returns None if it is not possible now.
+        """
+        ring = self.queue.ring
+        if self._taken or not isinstance(ring, NativeSplitVirtqueue):
+            return None
+        self._carried = True
+        self._post()
+        self.queue.flush()
+        posted = ring.num - ring.num_free
+        state = ring.lend() if posted <= 2 * self._wanted() else None
+        return None if state is None else (state, self._slots, self._usual, posted)
+
+    def take_over(self, added: int, last_used: int, figures: Figures, kicks: int, usual: float) -> None:
+        """Continue behind frames that C has moved."""
+        ring = self.queue.ring
+        assert isinstance(ring, NativeSplitVirtqueue)
+        ring.take_back(added, last_used, figures.count, figures.count, kicks)
+        self._usual = usual
+        self.count_each(figures)
+
+    def _wanted(self) -> int:
+        """Return the number of buffers that should be in the ring."""
+        least, most = (CARRIED, CARRIED_BYTES) if self._carried else (POSTED, POSTED_BYTES)
+        return max(least, int(most / max(self._usual, 1.0)))
+
     def _give_back(self, used: list[tuple[int, int]]) -> None:
         """Return buffers to the ring: these, or others that were held back."""
-        if not used:
-            return
+        if used:
+            self._usual += (sum([size for _, size in used]) / len(used) - self._usual) / USUAL
+            self._spare += [slot for slot, _ in used]
+            self._post()
+
+    def _post(self) -> None:
+        """Add buffers to the ring that need not be held back."""
         spare, whole = self._spare, self._slots.whole
-        self._usual += (sum([size for _, size in used]) / len(used) - self._usual) / USUAL
-        spare += [slot for slot, _ in used]
-        keep = max(0, len(whole) - max(POSTED, int(POSTED_BYTES / max(self._usual, 1.0))))
+        keep = max(0, len(whole) - self._wanted())
         self.queue.ring.add_each([whole[slot] for slot in spare[keep:]], True)
         del spare[keep:]
 

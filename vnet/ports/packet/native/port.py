@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from drivers.contracts.ports import NOT_PLAIN, FrameSlots, KnownHeads
+from drivers.devices.net.flow import Figures
 from rings.memory import Addr
 from rings.native import NATIVE
 from vnet.ports.packet.interface_port import InterfacePort
@@ -14,8 +15,12 @@ from vnet.ports.packet.interface_port import InterfacePort
 if TYPE_CHECKING or NATIVE:
     from vnet.ports.packet.native import _frames
 
-__all__ = ["NativePort"]
+__all__ = ["NativePort", "Reader", "Writer"]
 
+Reader = tuple[int, Mapping[Any, bytes], int, float]
+"""Descriptor of a port; fronts of known frames; bytes of a front; maximum bytes of header and frame without GSO."""
+Writer = tuple[int, Mapping[bytes, bytes] | None]
+"""Descriptor of a port; what replaces known heads, None if nothing does."""
 UNLIMITED = 1 << 62
 """Budget in bytes without a limit."""
 
@@ -28,6 +33,34 @@ class NativePort(InterfacePort):
     _plain: bool
     _limit: float
     native: bool = NATIVE
+    _left = 0
+    """Bytes of a frame that a shuttle has read into the next buffer, and left to `judge_read`; 0 without one."""
+
+    def lend_reader(self) -> Reader | None:
+        """Return what a shuttle needs to read; None if that is not possible now."""
+        if not self._lends or not self._plain or self._left:
+            return None
+        return self._fd, self._caches()[0], self.FRONT, self._limit
+
+    def lend_writer(self) -> Writer | None:
+        """Return what a shuttle needs to write; None if that is not possible now."""
+        return (self._fd, self._caches()[1]) if self._lends and self._fd >= 0 else None
+
+    def take_back(self, received: Figures, left: int) -> None:
+        """Count the frames that a shuttle read; ``left``: bytes of one more that it has read into the next buffer."""
+        self.rx_packets += received.count
+        self.rx_bytes += received.bytes
+        self._left = left
+
+    def sent(self, figures: Figures) -> None:
+        """Count the frames that a shuttle wrote."""
+        self.tx_packets += figures.count
+        self.tx_bytes += figures.bytes
+
+    @property
+    def _lends(self) -> bool:
+        """Whether C moves the port's frames, and nothing observes them."""
+        return self.native and getattr(self.recv_slots, "__func__", None) is NativePort.recv_slots
 
     def send_each(
         self,
@@ -68,6 +101,9 @@ class NativePort(InterfacePort):
     ) -> tuple[list[Any], int, int]:
         if not self._plain:
             return [], 0, NOT_PLAIN
+        if self._left:
+            left, self._left = self._left, 0
+            return [], 0, left
         fronts, _ = self._caches()
         done, octets, stopped = _frames.recv_each(
             self._fd, view, targets, limit, budget, addrs, base, room, fronts, self.FRONT, self._limit, verdicts,
