@@ -211,3 +211,10 @@ async def test_a_mediator_goes_on_with_the_new_rings(ring: Ring) -> None:
             await pair.settings.resize(num)
             await pair.transfer(1 << 15)
         assert pair.virtio.restarts == 0
+
+
+async def test_over_vhost_user_it_is_not_offered() -> None:
+    """QEMU 7.2 would offer it to its guest, and not pass a reset on."""
+    with over("vhost_user"):
+        async with open_pair(Options(queue_size=16)) as pair:
+            assert not pair.vhost.device_features & RESET

@@ -17,7 +17,6 @@ from drivers.errors import TransportLost
 from drivers.transports.vhost_user.constants import BackendRequest, ProtocolFeature
 from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, HEADER_SIZE, Assembler, emit, request_name
 from drivers.transports.vhost_user.session import Session
-from rings.features import RingFeature, mask
 from rings.memory import MappedMemory, Memory
 from rings.status import Status
 
@@ -40,8 +39,6 @@ class SessionReport(Protocol):
 
 class VhostUserBack(SessionServer, SocketBack):
     """A device that serves front ends at sockets that the caller accepts."""
-
-    extra_features = mask((RingFeature.RING_RESET,))  # a front end stops a queue, and starts it with other parameters
 
     def __init__(self, ipc: Ipc, identity: Identity, report: SessionReport | None = None) -> None:
         SocketBack.__init__(self, identity)
