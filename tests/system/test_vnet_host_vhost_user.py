@@ -129,12 +129,12 @@ def test_a_device_is_served_to_no_stranger_unless_the_user_says_so(path: Path, t
     ):
         with (
             squatter(path) as stranger,
-            subprocess.Popen(
-                [*serve, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-            ) as served,
+            subprocess.Popen([*serve, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as served,
         ):
+            assert served.stdout is not None
             assert served.stderr is not None
             assert line in served.stderr.readline()
+            assert "Ctrl-C ends it" in served.stdout.readline()  # a signal before that is no orderly end
             served.terminate()
             assert served.wait(60) == 0
             assert set(received(stranger)) <= {"got 0"}  # a back end never speaks first
