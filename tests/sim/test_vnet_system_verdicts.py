@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
+import pytest
 import trio
 
 from rings.errors import BadRing
 from vnet.spec import FaultSpec, LinkSpec
 from vnet.system.snapshot import take_snapshot, take_status
 from vnet.system.world import World
-from vnet.testing import FRAME, Options, open_pair, until
+from vnet.testing import FRAME, Options, open_pair, over, until
 from vnet.testing.blk import BlkOptions, open_blk_pair
 from vnet.testing.pair import ENDPOINT, ROOT
 from vnet.views.system import VerdictView
@@ -53,6 +55,28 @@ async def test_a_device_that_does_not_answer_needs_a_single_look() -> None:
         assert fault.text.startswith("requestq1: the device has answered none of 1 chain, the oldest for at least ")
         pair.store.gate.set()
         await until(lambda: verdict(pair.world, "disk0") is None)
+
+
+@pytest.mark.parametrize("ring", ["split", "packed"])
+async def test_sent_frames_that_their_driver_has_not_taken_back_are_no_chains_that_wait(
+    ring: Literal["split", "packed"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with over("pci", ring):
+        async with open_pair() as pair:
+            pair.driver_port.inject(FRAME)
+            await pair.device_port.receive()
+            queue = pair.virtio.queues[1].ring
+            assert queue.state().in_flight == 1, "a driver takes them back when it needs them"
+            for _ in range(8):
+                assert verdict(pair.world, "net0") is None
+                await trio.sleep(1)
+            monkeypatch.setattr(pair.vhost, "kick", lambda _: None)
+            pair.driver_port.inject(FRAME)
+            for _ in range(8):
+                fault = verdict(pair.world, "net0")
+                await trio.sleep(1)
+            assert fault is not None
+            assert (fault.rule, fault.queue) == ("stalled-queue", "transmitq1")
 
 
 async def test_lost_doorbells_are_those_that_were_sent_and_did_not_arrive() -> None:

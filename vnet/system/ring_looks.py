@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
+import attrs
+
 from rings.queue import QueueStatistics, Virtqueue, Vringh
+from rings.view import RingView
 from vnet.system.device import Device
 
-__all__ = ["RingLooks"]
+__all__ = ["RingLooks", "all_used"]
+
+
+def all_used(counters: QueueStatistics, view: RingView) -> QueueStatistics:
+    """Return a driver's counters with all used chains as returned: a driver may leave them in the ring for long."""
+    return attrs.evolve(counters, returned=counters.chains - len(view.chains))
 
 
 class RingLooks:

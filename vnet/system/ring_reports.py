@@ -11,7 +11,7 @@ from rings.formats import ring_format
 from rings.queue import Virtqueue
 from rings.view import RingView
 from vnet.system.device import Device
-from vnet.system.ring_looks import RingLooks
+from vnet.system.ring_looks import RingLooks, all_used
 from vnet.system.snapshot import queue_sides
 from vnet.views.ring import RingReport, RingSlots, slots_of
 
@@ -50,8 +50,8 @@ def take_ring(device: Device, queue: str, looks: RingLooks, now: float) -> RingR
     report, ring = _report(device, mine, other), driver_ring(mine)
     theirs = None if other is None else other.ring
     waited = None
-    if ring is not None:
-        waited = looks.waited(ring, ring.statistics(), now)
+    if ring is not None and report.ring is not None:
+        waited = looks.waited(ring, all_used(ring.statistics(), report.ring), now)
     elif report.ring is not None and theirs is not None:
         # The driver's counter of chains is not known, but all that are not used are outstanding.
         counted = theirs.statistics()

@@ -19,7 +19,7 @@ from rings.status import status_names
 from vnet.ends.base import End, SideName
 from vnet.system.device import Device
 from vnet.system.losses import drop_counts
-from vnet.system.ring_looks import RingLooks
+from vnet.system.ring_looks import RingLooks, all_used
 from vnet.system.verdicts import judge
 from vnet.system.world import World
 from vnet.transports import TRANSPORTS
@@ -57,6 +57,10 @@ Age = Callable[[DriverQueue | DeviceQueue], float | None]
 """Returns `QueueView.waited` of a queue."""
 
 
+LONG = 1.0
+"""Seconds from which a chain of a driver may be one that is used already: whether it is takes a copy of the ring."""
+
+
 def _no_age(_: DriverQueue | DeviceQueue) -> float | None:
     return None
 
@@ -72,7 +76,11 @@ class _Ages:
     def __call__(self, queue: DriverQueue | DeviceQueue) -> float | None:
         if queue.ring is None or not queue.live or queue not in self.device.asking_queues:
             return None
-        return self.looks.waited(queue.ring, queue.ring.statistics(), self.now)
+        counters = queue.ring.statistics()
+        waited = self.looks.waited(queue.ring, counters, self.now)
+        if isinstance(queue, DriverQueue) and (waited or 0.0) >= LONG:
+            waited = self.looks.waited(queue.ring, all_used(counters, queue.ring.view()), self.now)
+        return waited
 
 
 @attrs.frozen
