@@ -39,6 +39,7 @@ def test_a_run_that_can_not_begin_ends_with_one_line(args: list[str], words: str
         (["--vhost-user", "s"], "Missing option '--type'"),
         (["--type", "scsi", "--vhost-user", "s"], "'scsi' is not one of 'blk', 'net', 'rng'"),
         (["--type", "blk", "--vhost-user", "s", "--exec", "true"], "no driver made a request: the program ended"),
+        (["--type", "blk", "--vhost-user", "s", "--exec", "x 'y"], "--exec: No closing quotation"),
     ],
 )
 def test_a_watch_of_no_driver_ends_with_one_line(args: list[str], words: str, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from vnet.check.front import EVENT_IDX, INDIRECT_DESC, FrontEnd, Vring
 from vnet.check.kinds import KINDS, Request
 from vnet.check.kinds.blk import DISCARD, FLUSH, GET_ID, IN, OUT, SECTOR, make
 from vnet.check.kinds.net import RECEIVE, frame, transmit
+from vnet.check.memory import Arena
 from vnet.check.split import INDIRECT, NEXT, Buffer, Desc
 from vnet.check.verdicts import Result, Verdict, exit_status
 from vnet.check.wire import HungUp, Journal
@@ -104,6 +105,20 @@ async def test_a_disk_keeps_what_is_written_and_forgets_what_is_discarded() -> N
         assert struct.unpack_from("<QII", config) == (64 << 11, 0, 126)
         assert struct.unpack_from("<I", config, 20) == (SECTOR,)
         assert struct.unpack_from("<HIIIIIB", config, 34) == (1, 64 << 11, 1, 1, 64 << 11, 1, 1)
+
+
+async def test_memory_that_is_shared_while_rings_run_is_reached() -> None:
+    async with watching("blk") as watch:
+        front = watch.front
+        assert await watch.serve(watch.kind.request(front)) == ""
+        first, front.arena = front.arena, Arena(base=0x8000_0000, user=0x7E00_0000_0000)
+        regions = b"".join(
+            struct.pack("<QQQQ", one.base, one.size, one.user, one.offset) for one in (first, front.arena)
+        )
+        await front.must(FrontendRequest.SET_MEM_TABLE, struct.pack("<II", 2, 0) + regions, [first.fd, front.arena.fd])
+        assert await watch.serve(watch.kind.request(front)) == ""
+        first.close()
+    assert watch.back.ended == "the front end closed the connection"
 
 
 def _broken(watch: Watch, ident: str, words: str, verdict: Verdict = Verdict.FAIL) -> None:

@@ -47,14 +47,12 @@ class Table:
         self.cases: list[Case] = []
 
     def add(
-        self, ident: str, title: str, section: str, level: Level = Level.SAFETY, *, writes: bool = False,
-        types: Sequence[str] = (),
-    ) -> Callable[[Function], Function]:  # fmt: skip
+        self, ident: str, title: str, section: str, level: Level = Level.SAFETY, *, writes: bool = False
+    ) -> Callable[[Function], Function]:
         """Return a decorator that adds a function as a case."""
 
         def decorate(run: Function) -> Function:
-            kinds = frozenset(types) or self.types
-            self.cases.append(Case(ident, title, self.area, section, level, run, kinds, writes))
+            self.cases.append(Case(ident, title, self.area, section, level, run, self.types, writes))
             return run
 
         return decorate

@@ -116,8 +116,8 @@ class FrontEnd(Wire):
 
     # Bring-up
 
-    async def negotiate(self, features: Iterable[int] = (), *, without: Iterable[int] = ()) -> None:
-        """Own the device with VERSION_1 and ``features``, and the protocol features of `PROTOCOL` but ``without``.
+    async def negotiate(self, features: Iterable[int] = ()) -> None:
+        """Own the device with VERSION_1 and ``features``, and the protocol features of `PROTOCOL`.
 
         Raises Skipped if one is not offered, PeerError.
         """
@@ -129,7 +129,7 @@ class FrontEnd(Wire):
             wanted |= 1 << bit
         if self.offered >> F_PROTOCOL_FEATURES & 1:
             self.protocol_offered = await self.ask_number(R.GET_PROTOCOL_FEATURES)
-            self.protocol = self.protocol_offered & PROTOCOL & ~sum(1 << bit for bit in without)
+            self.protocol = self.protocol_offered & PROTOCOL
             await self.send(_number(R.SET_PROTOCOL_FEATURES, self.protocol))
             self.acks = self.has(P.REPLY_ACK)
             wanted |= 1 << F_PROTOCOL_FEATURES
@@ -277,6 +277,11 @@ class FrontEnd(Wire):
     def note(self, text: str) -> None:
         """Write an action on a ring into the report."""
         self.journal.note(text)
+
+    def submit(self, vring: Vring, buffers: Sequence[Buffer]) -> int:
+        """Make a request available and write it into the report; return the id that its answer has."""
+        self.note_request(vring, buffers)
+        return vring.ring.submit(buffers)
 
     def note_request(self, vring: Vring, buffers: Sequence[Buffer], extra: str = "") -> None:
         """Write a request, as its buffers, into the report."""

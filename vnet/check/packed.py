@@ -28,7 +28,6 @@ class PackedRing:
         self._table = arena.view(self.desc, 16 * num)
         self._flags = self._table.cast("H")
         self._driver = arena.view(self.driver, 4).cast("H")
-        self._device = arena.view(self.device, 4).cast("H")
         self.next_avail = self.next_used = 0
         self._lengths: dict[int, int] = {}  # descriptors of each list in flight, by buffer id
         self._id = 0
@@ -59,11 +58,6 @@ class PackedRing:
         """Write the driver's event suppression area. Flags: 0 enables, 1 disables, 2 names a position."""
         self._driver[0] = off_wrap & 0xFFFF
         self._driver[1] = flags & 0xFFFF
-
-    @property
-    def device_flags(self) -> int:
-        """Flags of the device's event suppression area."""
-        return int(self._device[1])
 
     # Requests
 

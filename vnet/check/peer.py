@@ -68,7 +68,7 @@ class Peer:
         return self._process.pid if self._process is not None else self._pid
 
     async def start(self) -> None:
-        """Start the process if it is spawned, and wait for its socket. Raises PeerError, OSError."""
+        """Start the process if it is spawned, and wait for its socket. Raises PeerError."""
         if self._command is None:
             return
         await self.stop()
@@ -85,10 +85,13 @@ class Peer:
         raise PeerError(f"the spawned device {why}. Its output: {self.output() or 'none'}")
 
     def _spawn(self, command: list[str]) -> None:
-        self.path.unlink(missing_ok=True)
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output, start_new_session=True
-        )
+        try:
+            self.path.unlink(missing_ok=True)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output, start_new_session=True
+            )
+        except OSError as exc:
+            raise PeerError(f"the device can't be spawned: {exc.filename}: {exc.strerror}") from None
 
     async def stop(self) -> None:
         """End the spawned process, by force if it does not end in time. Harmless if there is none."""

@@ -85,19 +85,19 @@ class Run:
         """Find out whether there is a device at all; twice, so that what it does only once is done. Raises NoDevice."""
         try:
             await peer.start()
-        except (PeerError, OSError) as exc:
+        except PeerError as exc:
             raise NoDevice(str(exc)) from None
         for _ in range(2):
             if why := await self._honest(peer):
                 raise NoDevice(f"{peer.path}: no honest {self.kind.name} request works there: {why}")
-        peer.busy = await peer.spins(WINDOW) and await peer.spins(CONFIRM)
+        peer.busy = await _spins(peer)
         peer.output()
 
     async def _restart(self, peer: Peer, case: Case) -> str:
         """Get the device back; return why it is gone, or ""."""
         try:
             await peer.start()
-        except (PeerError, OSError) as exc:
+        except PeerError as exc:
             return f"the device did not start again after {case.id}: {exc}"
         why = await self._honest(peer)
         return f"the device did not serve again after {case.id}: {why}" if why else ""
@@ -166,7 +166,7 @@ class Run:
             return finding
         if not trial.intact():
             return _worse(finding, "wrote outside of the memory that it was granted")
-        if not peer.busy and await peer.spins(WINDOW) and await peer.spins(CONFIRM):
+        if await _spins(peer):
             return _worse(finding, "uses a whole core while nothing is asked of it")
         return finding
 
@@ -177,7 +177,7 @@ class Run:
             return Finding(Verdict.CRASHED, _join(finding.seen, f"the device {peer.end()}"), Level.SAFETY)
         if why:
             return Finding(Verdict.WEDGED, _join(finding.seen, f"then no honest request works: {why}"), Level.SAFETY)
-        if not peer.busy and await peer.spins(WINDOW) and await peer.spins(CONFIRM):
+        if await _spins(peer):
             return _worse(finding, "uses a whole core after the connection has ended")
         after = peer.figures()
         if before is None or after is None:
@@ -197,6 +197,11 @@ class Run:
             case.id, case.title, case.area, case.section, finding.level or case.level, finding.verdict, finding.seen,
             alone=shlex.join([*self.alone, case.id]), known=case.id in self.known,
         )  # fmt: skip
+
+
+async def _spins(peer: Peer) -> bool:
+    """Return whether an idle process that does not poll uses a whole core, in two looks."""
+    return not peer.busy and await peer.spins(WINDOW) and await peer.spins(CONFIRM)
 
 
 def _worse(finding: Finding, seen: str) -> Finding:

@@ -9,7 +9,7 @@ import attrs
 
 from vnet.check.memory import Arena
 
-__all__ = ["INDIRECT", "NEXT", "WRITE", "Buffer", "Desc", "SplitRing"]
+__all__ = ["INDIRECT", "NEXT", "WRITE", "Buffer", "Desc", "SplitRing", "linked"]
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 _DESC = struct.Struct("<QIHH")

@@ -95,15 +95,11 @@ class Result:
     known: bool = False
     """Whether the file of known findings lists the case."""
 
-    @property
-    def failed(self) -> bool:
-        return self.verdict in FAILURES
-
     def spoils(self, strict: bool = False) -> bool:
         """Return whether the result fails the run; ``strict`` counts SHOULDs, too. A known case fails it by passing."""
         if self.verdict is Verdict.SKIP:
             return False
-        broken = self.failed or (strict and self.verdict is Verdict.WARN)
+        broken = self.verdict in FAILURES or (strict and self.verdict is Verdict.WARN)
         if self.known:
             return self.verdict is Verdict.PASS
         return broken

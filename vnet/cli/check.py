@@ -6,8 +6,8 @@ import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ def device(
     options = Options(patience, destructive, policy)
     with ExitStack() as stack:
         write_json = stack.enter_context(open_json(json_file))
-        write_junit = stack.enter_context(_write_junit(junit))
+        write_junit = _junit_writer(junit)
         place = path or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vnet-check-"))) / "device.sock"
         run = Run(
             KINDS[kind],
@@ -197,13 +197,18 @@ def driver(
     watch ends with the connection of the front end, with the program of --exec, or with Ctrl-C. Exit status 1 if a MUST
     is broken, 2 if the driver made no request.
     """
+    try:
+        command_words = None if program is None else shlex.split(program)
+    except ValueError as exc:
+        raise click.UsageError(f"--exec: {exc}") from None
     seen = Observations(kind)
     back = WatchingBack(DEVICES[kind](seen), seen, [RING_FEATURES[name] for name in features_off])
     words = ["vnet", "check", "driver", "--vhost-user", str(path), "--type", kind]
     alone = [*words, *(word for name in features_off for word in ("--features-off", name))]
-    with _write_junit(junit) as write_junit, open_json(json_file) as write_json:
+    write_junit = _junit_writer(junit)
+    with open_json(json_file) as write_json:
         start = time.monotonic()
-        run_until_ended(partial(_watch, path, back, program))
+        run_until_ended(partial(_watch, path, back, command_words))
         seconds = time.monotonic() - start
         results = seen.results(alone)
         for result in results:
@@ -218,7 +223,7 @@ def driver(
     click.get_current_context().exit(exit_status(results, strict=strict))
 
 
-async def _watch(path: Path, back: WatchingBack, program: str | None, serving: trio.Event) -> int:
+async def _watch(path: Path, back: WatchingBack, program: Sequence[str] | None, serving: trio.Event) -> int:
     """Watch one front end, and the program beside it, until either ends; return 0."""
     listening = trio.Event()
     async with trio.open_nursery() as nursery:
@@ -233,21 +238,19 @@ async def _watch(path: Path, back: WatchingBack, program: str | None, serving: t
         if program is None:
             click.echo(f"A device listens at {path}; Ctrl-C ends the watch.")
         else:
-            done = await trio.run_process(shlex.split(program), check=False, stdin=subprocess.DEVNULL)
+            done = await trio.run_process(program, check=False, stdin=subprocess.DEVNULL)
             back.ended = f"the program ended with status {done.returncode}"
             nursery.cancel_scope.cancel()
     return 0
 
 
-@contextmanager
-def _write_junit(path: Path | None) -> Iterator[Callable[[Sequence[Result], str, bool], None]]:
-    """Yield a function that writes results as JUnit XML, or does nothing without a path. Raises PrivilegeError."""
+def _junit_writer(path: Path | None) -> Callable[[Sequence[Result], str, bool], None]:
+    """Return a function that writes results as JUnit XML, or does nothing without a path. Raises PrivilegeError."""
     if path is None:
-        yield lambda results, name, strict: None
-        return
+        return lambda results, name, strict: None
     with extra("check"):
         from vnet.check.junit import write_junit
-    yield lambda results, name, strict: write_junit(path, results, name, strict=strict)
+    return lambda results, name, strict: write_junit(path, results, name, strict=strict)
 
 
 def _show_findings(results: Sequence[Result]) -> None:
@@ -258,7 +261,7 @@ def _show_findings(results: Sequence[Result]) -> None:
 
 
 class _NothingToCheck(click.ClickException):
-    """Ends the command with exit status 2: there is no device."""
+    """Ends the command with exit status 2: there is no device, or no driver."""
 
     exit_code = 2
 

@@ -76,8 +76,7 @@ async def short_header(size: int, trial: Trial) -> str:
     vring = trial.main(front)
     good = make(front, IN, 0, room=SECTOR)
     buffers = [Buffer(good.buffers[0].addr, size), *good.buffers[1:]]
-    front.note_request(vring, buffers)
-    vring.ring.submit(buffers)
+    front.submit(vring, buffers)
     return await trial.refuses(front, vring, Request(buffers, good.judge))
 
 
@@ -90,8 +89,7 @@ async def no_status(trial: Trial) -> str:
     front = await trial.up()
     vring = trial.main(front)
     buffers = [Buffer(front.arena.put(header(FLUSH)), 16)]
-    front.note_request(vring, buffers)
-    vring.ring.submit(buffers)
+    front.submit(vring, buffers)
     return await trial.refuses(front, vring)
 
 
@@ -101,20 +99,19 @@ async def status_alone(trial: Trial) -> str:
     vring = trial.main(front)
     status = front.arena.put(bytes((UNWRITTEN,)))
     buffers = [Buffer(status, 1, True)]
-    front.note_request(vring, buffers)
-    vring.ring.submit(buffers)
+    front.submit(vring, buffers)
     return await trial.refuses(front, vring, Request(buffers, lambda _: f"status {front.arena.read(status, 1)[0]}"))
 
 
-async def no_data(kind: int, trial: Trial) -> str:
+async def other_room(kind: int, room: int, trial: Trial) -> str:
+    """Make a request whose room is not that of its type: it may fail or succeed."""
     front = await trial.up()
-    vring, request = trial.main(front), make(front, kind)
-    front.note_request(vring, request.buffers)
-    vring.ring.submit(request.buffers)
+    vring, request = trial.main(front), make(front, kind, room=room)
+    front.submit(vring, request.buffers)
     return await trial.refuses(front, vring, request, success=None)
 
 
-add("B02.empty", "A read of no bytes", "5.2.6")(partial(no_data, IN))
+add("B02.empty", "A read of no bytes", "5.2.6")(partial(other_room, IN, 0))
 
 
 # Types
@@ -152,16 +149,8 @@ async def identifier(trial: Trial) -> str:
     return f"it is {name.decode('ascii', 'replace')!r}"
 
 
-async def identifier_room(size: int, trial: Trial) -> str:
-    front = await trial.up()
-    vring, request = trial.main(front), make(front, GET_ID, room=size)
-    front.note_request(vring, request.buffers)
-    vring.ring.submit(request.buffers)
-    return await trial.refuses(front, vring, request, success=None)
-
-
 for _size in (1, 19, 4096):
-    add(f"B02.id{_size}", f"GET_ID with a buffer of {_size} bytes", "5.2.6")(partial(identifier_room, _size))
+    add(f"B02.id{_size}", f"GET_ID with a buffer of {_size} bytes", "5.2.6")(partial(other_room, GET_ID, _size))
 
 
 # Features and configuration
@@ -203,23 +192,24 @@ async def writeback(trial: Trial) -> str:
     return "it is"
 
 
-@add("BLK-DEV-18", "Writes to a read-only disk fail with IOERR", OPERATION, MUST)
-async def read_only(trial: Trial) -> str:
+async def read_only_disk(trial: Trial) -> FrontEnd:
+    """Return a running device whose disk is read-only. Raises Skipped."""
     front = await trial.negotiated()
     if not front.offered >> F_RO & 1:
         raise Skipped("RO is not offered: the disk is writable")
     trial.close()
-    front = await trial.up(F_RO)
+    return await trial.up(F_RO)
+
+
+@add("BLK-DEV-18", "Writes to a read-only disk fail with IOERR", OPERATION, MUST)
+async def read_only(trial: Trial) -> str:
+    front = await read_only_disk(trial)
     return await expect(trial, front, make(front, OUT, 0, bytes(SECTOR)), "IOERR")
 
 
 @add("BLK-DEV-19", "Data of a read-only disk do not change", OPERATION, MUST)
 async def read_only_data(trial: Trial) -> str:
-    front = await trial.negotiated()
-    if not front.offered >> F_RO & 1:
-        raise Skipped("RO is not offered: the disk is writable")
-    trial.close()
-    front = await trial.up(F_RO)
+    front = await read_only_disk(trial)
     before = await read(trial, front, 0)
     await trial.fails(front, make(front, OUT, 0, bytes(byte ^ 0xFF for byte in before)))
     if await read(trial, front, 0) != before:
@@ -292,13 +282,7 @@ async def write_then_read(trial: Trial) -> str:
     front = await writable(trial, num=256)
     vring = trial.main(front)
     data = os.urandom(64 * SECTOR)
-    request = make(front, OUT, 1, data)
-    pieces = [
-        Buffer(one.addr + low, min(1000, one.size - low), one.writable)
-        for one in request.buffers
-        for low in range(0, one.size, 1000)
-    ]
-    await trial.serve(front, vring, Request(pieces, request.judge))
+    await trial.serve(front, vring, make(front, OUT, 1, data).cut(1000))
     if b"".join([await read(trial, front, 1 + at) for at in range(64)]) != data:
         raise Broken("the sectors differ")
     return "32 KiB"
@@ -364,12 +348,15 @@ async def inflight(trial: Trial) -> str:
             raise Skipped("RO is offered: the disk is read-only")
         vring = front.new_ring(0, 128)
         requests: dict[int, Request] = {}
-        answers: list[tuple[int, int]] = []
-        for round_ in range(3):
+
+        async def start() -> None:
             await front.accept()
             await front.must(R.SET_INFLIGHT_FD, area, [fd])
             await front.start(vring, vring.split.used_idx)
             await front.driver_ok()
+
+        for round_ in range(3):
+            await start()
             for at in range(4 * (3 - round_)):
                 request = make(front, OUT, 100 + len(requests), bytes((at + 1,)) * SECTOR)
                 requests[vring.ring.submit(request.buffers)] = request
@@ -379,12 +366,9 @@ async def inflight(trial: Trial) -> str:
             await trial.peer.start()
             await trial.reconnect(front)
             await front.negotiate()
-        await front.accept()
-        await front.must(R.SET_INFLIGHT_FD, area, [fd])
-        await front.start(vring, vring.split.used_idx)
-        await front.driver_ok()
+        await start()
         vring.kick()
-        answers += await front.answers(vring, len(requests))
+        answers = await front.answers(vring, len(requests))
     finally:
         os.close(fd)
     if sorted(head for head, _ in answers) != sorted(requests):

@@ -9,13 +9,13 @@ import trio
 
 from drivers.transports.vhost_user.constants import FrontendRequest, ProtocolFeature
 from vnet.check.case import Table
-from vnet.check.front import EVENT_IDX, INDIRECT_DESC, VERSION_1, FrontEnd, Reaction, pair
+from vnet.check.front import EVENT_IDX, INDIRECT_DESC, VERSION_1, FrontEnd, Reaction, Vring, pair
 from vnet.check.kinds import Request
-from vnet.check.split import WRITE, Buffer, Desc
+from vnet.check.split import WRITE, Desc
 from vnet.check.trial import Trial
 from vnet.check.verdicts import Broken, Level, Skipped
 
-__all__ = ["HONEST", "expect_call"]
+__all__ = ["HONEST", "expect_call", "readable_unchanged"]
 
 HONEST = Table("honest")
 add = HONEST.add
@@ -119,8 +119,7 @@ async def not_before_kick(trial: Trial) -> str:
 async def _idle_until(trial: Trial, front: FrontEnd, event: str, go: Callable[[], Awaitable[None]]) -> str:
     """Make a request available before the event, which ``go`` makes happen, and kick again after it."""
     vring, request = trial.main(front), trial.kind.request(front)
-    front.note_request(vring, request.buffers)
-    vring.ring.submit(request.buffers)
+    front.submit(vring, request.buffers)
     vring.kick()
     if await front.reaction(vring, 0.2) is Reaction.ANSWERED:
         raise Broken(f"used a buffer before {event}")
@@ -166,8 +165,7 @@ async def stopped_ring(trial: Trial) -> str:
 
 async def _stays_idle(trial: Trial, front: FrontEnd) -> str:
     vring, request = trial.main(front), trial.kind.request(front)
-    front.note_request(vring, request.buffers)
-    vring.ring.submit(request.buffers)
+    front.submit(vring, request.buffers)
     vring.kick()
     await trio.sleep(0.15)
     if vring.ring.pending:
@@ -202,22 +200,10 @@ async def config_readable(trial: Trial) -> str:
 # Framing
 
 
-async def _pieces(front: FrontEnd, request: Request, size: int) -> Request:
-    """Return the request with its buffers cut into pieces of ``size`` bytes."""
-    return Request(
-        [
-            Buffer(one.addr + low, min(size, one.size - low), one.writable)
-            for one in request.buffers
-            for low in range(0, one.size, size)
-        ],
-        request.judge,
-    )
-
-
 @add("SPLIT-DEV-1.cut", "A request that is cut into pieces of 7 bytes", "2.7.4.1", MUST)
 async def cut(trial: Trial) -> str:
     front = await trial.up(num=256)
-    request = await _pieces(front, trial.kind.request(front), 7)
+    request = trial.kind.request(front).cut(7)
     await trial.serve(front, trial.main(front), request)
     return f"served {len(request.buffers)} descriptors"
 
@@ -231,8 +217,13 @@ async def joined(trial: Trial) -> str:
 
 
 @add("SPLIT-DEV-2", "Read-only buffers are not written", "2.7.5.1", MUST)
-async def readable_unchanged(trial: Trial) -> str:
-    front = await trial.up()
+async def split_readable_unchanged(trial: Trial) -> str:
+    return await readable_unchanged(trial, packed=False)
+
+
+async def readable_unchanged(trial: Trial, *, packed: bool) -> str:
+    """Make an honest request. Raises Broken if one of its read-only buffers changes."""
+    front = await trial.up(packed=packed)
     request = trial.kind.request(front)
     before = [front.arena.read(one.addr, one.size) for one in request.readable]
     await trial.serve(front, trial.main(front), request)
@@ -270,6 +261,11 @@ async def _served_in_table(trial: Trial, flags: int) -> str:
     vring, request = trial.main(front), trial.kind.request(front)
     front.note_request(vring, request.buffers, f"; in an indirect table, flags of its descriptor {4 | flags}")
     vring.split.offer(vring.split.table(request.buffers, flags))
+    return await _served(front, vring, request)
+
+
+async def _served(front: FrontEnd, vring: Vring, request: Request) -> str:
+    """Kick, and wait until a request that is available succeeds. Raises Broken, HungUp."""
     vring.kick()
     _, used = await front.answer(vring)
     if error := request.judge(used):
@@ -288,11 +284,7 @@ async def direct_then_table(trial: Trial) -> str:
     ring.write(data_head, Desc(first.addr, first.size, 1 | (WRITE if first.writable else 0), table))
     front.note_request(vring, request.buffers, "; all but the first in an indirect table")
     ring.offer(data_head)
-    vring.kick()
-    _, used = await front.answer(vring)
-    if error := request.judge(used):
-        raise Broken(f"failed: {error}")
-    return "served it"
+    return await _served(front, vring, request)
 
 
 # Notifications

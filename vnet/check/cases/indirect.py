@@ -62,24 +62,18 @@ for _id, _size in (("I03", 0), ("I04.odd", 24), ("I04.huge", 0xFFFF_FFF0), ("I04
     add(_id, f"An indirect table of {_size:#x} bytes", "2.7.5.3.1")(partial(table_of, _size))
 
 
-@add("I05.loop", "An indirect table with a loop", "2.7.5.3.1")
-async def table_loop(trial: Trial) -> str:
+async def table_next(index: int, trial: Trial) -> str:
+    """Offer an indirect table of two descriptors, the first of which names ``index`` as its next one."""
     front = await trial.up(INDIRECT_DESC)
     vring, request = trial.main(front), trial.kind.request(front)
     first = descs(request)[0]
-    addr, size = _table(front, Desc(first.addr, first.size, first.flags | NEXT, 0), Desc(first.addr, 1))
+    addr, size = _table(front, Desc(first.addr, first.size, first.flags | NEXT, index), Desc(first.addr, 1))
     at(front, vring, Desc(addr, size, INDIRECT))
     return await trial.refuses(front, vring, request)
 
 
-@add("I05.next", "An indirect table whose next leads out of it", "2.7.5.3.1")
-async def table_next(trial: Trial) -> str:
-    front = await trial.up(INDIRECT_DESC)
-    vring, request = trial.main(front), trial.kind.request(front)
-    first = descs(request)[0]
-    addr, size = _table(front, Desc(first.addr, first.size, first.flags | NEXT, 2), Desc(first.addr, 1))
-    at(front, vring, Desc(addr, size, INDIRECT))
-    return await trial.refuses(front, vring, request)
+add("I05.loop", "An indirect table with a loop", "2.7.5.3.1")(partial(table_next, 0))
+add("I05.next", "An indirect table whose next leads out of it", "2.7.5.3.1")(partial(table_next, 2))
 
 
 @add("I06", "An indirect table outside of the memory", "2.7.5.3.1")

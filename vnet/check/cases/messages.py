@@ -7,7 +7,7 @@ import resource
 import socket
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import trio
@@ -25,7 +25,7 @@ __all__ = ["MESSAGES", "refused"]
 MESSAGES = Table("messages")
 add = MESSAGES.add
 R, P = FrontendRequest, ProtocolFeature
-SHOULD, POLICY = Level.SHOULD, Level.POLICY
+SHOULD = Level.SHOULD
 NEED_REPLY = 8
 ONES = (1 << 64) - 1
 
@@ -215,7 +215,8 @@ async def no_room_for_fds(trial: Trial) -> str:
         finally:
             os.close(event)
     finally:
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+        with suppress(ProcessLookupError):  # the device has ended, which the run finds out
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # Indices

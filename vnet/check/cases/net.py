@@ -33,8 +33,7 @@ def head(
 async def sent(trial: Trial, front: FrontEnd, buffers: list[Buffer]) -> str:
     """Offer a bad frame; its buffer must come back, or the queue must report an error."""
     vring = front.rings[TRANSMIT]
-    front.note_request(vring, buffers)
-    vring.ring.submit(buffers)
+    front.submit(vring, buffers)
     seen = await trial.refuses(front, vring)
     if seen == "gave the buffer back":
         await trial.honest(front)

@@ -8,7 +8,7 @@ from functools import partial
 import trio
 
 from vnet.check.case import Table
-from vnet.check.cases.honest import expect_call
+from vnet.check.cases.honest import expect_call, readable_unchanged
 from vnet.check.front import EVENT_IDX, INDIRECT_DESC, FrontEnd, Reaction, Vring
 from vnet.check.kinds import Request
 from vnet.check.packed import AVAIL, USED
@@ -121,14 +121,8 @@ async def event_position(trial: Trial) -> str:
 
 
 @add("PACKED-DEV-10", "Read-only buffers are not written", "2.8.15", MUST)
-async def readable_unchanged(trial: Trial) -> str:
-    front = await trial.up(packed=True)
-    request = trial.kind.request(front)
-    before = [front.arena.read(one.addr, one.size) for one in request.readable]
-    await trial.serve(front, trial.main(front), request)
-    if before != [front.arena.read(one.addr, one.size) for one in request.readable]:
-        raise Broken("a read-only buffer changed")
-    return f"{len(before)} buffers are as before"
+async def packed_readable_unchanged(trial: Trial) -> str:
+    return await readable_unchanged(trial, packed=True)
 
 
 # Hostile

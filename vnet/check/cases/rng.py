@@ -57,8 +57,7 @@ async def readable(trial: Trial) -> str:
     front = await trial.up()
     vring = trial.main(front)
     buffers = [Buffer(front.arena.alloc(64), 64)]
-    front.note_request(vring, buffers)
-    vring.ring.submit(buffers)
+    front.submit(vring, buffers)
     return await trial.refuses(
         front, vring, Request(buffers, lambda used: "" if used else "no bytes"), success=Level.MUST
     )

@@ -7,7 +7,7 @@ from functools import partial
 
 from vnet.check.case import Table
 from vnet.check.kinds import Request
-from vnet.check.kinds.scsi import CONTROL, INQUIRY, REQUEST, RESPONSES, command, lun, response
+from vnet.check.kinds.scsi import CONTROL, INQUIRY, REQUEST, command, lun, response, response_name
 from vnet.check.split import Buffer
 from vnet.check.trial import Trial
 from vnet.check.verdicts import Broken, Level
@@ -21,21 +21,15 @@ QUEUES = "5.6.6.1.1"
 READ_10 = bytes.fromhex("28000000000000000100")
 
 
-def name(code: int) -> str:
-    return RESPONSES[code] if code < len(RESPONSES) else str(code)
-
-
-async def responded(
-    trial: Trial, cdb: bytes, room: int, data: bytes = b"", address: bytes | None = None
-) -> tuple[str, int, int]:
+async def responded(trial: Trial, cdb: bytes, room: int, address: bytes | None = None) -> tuple[str, int, int]:
     """Make a request; return its response, its SCSI status and its residual."""
     front = await trial.up()
-    request, answer = command(front, cdb, room, data, address)
+    request, answer = command(front, cdb, room, address)
     await trial.serve(front, front.rings[REQUEST], request, succeeds=False)
     code, status, residual = response(front, answer)
     if code == 0xFF:
         raise Broken("gave the request back without a response", MUST)
-    return name(code), status, residual
+    return response_name(code), status, residual
 
 
 @add("SCSI-DEV-12", "A request to a target that is not there", QUEUES, MUST)
@@ -113,8 +107,7 @@ async def bad_shape(readable: int, writable: int, trial: Trial) -> str:
     buffers = [Buffer(front.arena.put(lun().ljust(max(readable, 8), b"\0")), readable)] if readable else []
     if writable:
         buffers.append(Buffer(front.arena.alloc(writable), writable, True))
-    front.note_request(vring, buffers)
-    vring.ring.submit(buffers)
+    front.submit(vring, buffers)
     return await trial.refuses(front, vring)
 
 

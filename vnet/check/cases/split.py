@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable
 from functools import partial
 
+import attrs
 import trio
 import trio.lowlevel
 
@@ -13,7 +14,7 @@ from drivers.transports.vhost_user.constants import FrontendRequest
 from vnet.check.case import Table
 from vnet.check.front import EVENT_IDX, FrontEnd, Reaction, Vring
 from vnet.check.kinds import Request
-from vnet.check.split import INDIRECT, NEXT, WRITE, Buffer, Desc
+from vnet.check.split import INDIRECT, NEXT, WRITE, Buffer, Desc, linked
 from vnet.check.trial import Trial
 from vnet.check.verdicts import Broken, Level, Skipped
 
@@ -44,60 +45,27 @@ def _read(desc: Desc) -> str:
 
 def descs(request: Request) -> list[Desc]:
     """Return the descriptors of an honest request in the places from 0 on."""
-    last = len(request.buffers) - 1
-    return [
-        Desc(
-            one.addr,
-            one.size,
-            (WRITE if one.writable else 0) | (NEXT if index < last else 0),
-            (index + 1) * (index < last),
-        )
-        for index, one in enumerate(request.buffers)
-    ]
-
-
-def with_data(front: FrontEnd, request: Request, change: Callable[[Desc], Desc]) -> list[Desc]:
-    """Return the descriptors of a request whose data descriptor is changed: the one that is no header and no status."""
-    chain = descs(request)
-    index = 1 if len(chain) > 1 else 0
-    chain[index] = change(chain[index])
-    return chain
+    return linked(request.buffers, 0, 1 << 16)
 
 
 # Links
 
 
-@add("R01.self", "A descriptor whose next is itself", "2.7.5.2")
-async def self_loop(trial: Trial) -> str:
+async def loop(nexts: tuple[int, ...], trial: Trial) -> str:
+    """Offer a chain of one descriptor for each of ``nexts``, its next one."""
     front = await trial.up()
     vring, request = trial.main(front), trial.kind.request(front)
     first = descs(request)[0]
-    at(front, vring, Desc(first.addr, first.size, first.flags | NEXT, 0))
+    at(front, vring, *(attrs.evolve(first, flags=first.flags | NEXT, next=index) for index in nexts))
     return await trial.refuses(front, vring, request)
 
 
-@add("R01.two", "Two descriptors that follow each other", "2.7.5.2")
-async def loop_of_two(trial: Trial) -> str:
-    front = await trial.up()
-    vring, request = trial.main(front), trial.kind.request(front)
-    first = descs(request)[0]
-    at(
-        front,
-        vring,
-        Desc(first.addr, first.size, first.flags | NEXT, 1),
-        Desc(first.addr, first.size, first.flags | NEXT, 0),
-    )
-    return await trial.refuses(front, vring, request)
-
-
-@add("R01.behind", "A loop that does not include the head", "2.7.5.2")
-async def loop_behind_head(trial: Trial) -> str:
-    front = await trial.up()
-    vring, request = trial.main(front), trial.kind.request(front)
-    first = descs(request)[0]
-    loop = Desc(first.addr, first.size, first.flags | NEXT, 1)
-    at(front, vring, loop, Desc(loop.addr, loop.size, loop.flags, 2), Desc(loop.addr, loop.size, loop.flags, 1))
-    return await trial.refuses(front, vring, request)
+for _id, _title, _nexts in (
+    ("R01.self", "A descriptor whose next is itself", (0,)),
+    ("R01.two", "Two descriptors that follow each other", (1, 0)),
+    ("R01.behind", "A loop that does not include the head", (1, 2, 1)),
+):
+    add(_id, _title, "2.7.5.2")(partial(loop, _nexts))
 
 
 @add("R02", "A chain that is longer than the queue: all descriptors, then the first again", "2.7.5.2")
@@ -193,35 +161,26 @@ async def same_head(trial: Trial) -> str:
 # Addresses and lengths
 
 
-def _addresses(front: FrontEnd) -> dict[str, tuple[str, Callable[[Desc], Desc]]]:
-    """Return changes of a descriptor that lead out of memory, by name."""
-    end = front.arena.end
-    return {
-        "R08.null": ("a buffer at address 0", lambda one: Desc(0, one.size, one.flags, one.next)),
-        "R08.behind": ("a buffer behind the memory", lambda one: Desc(end, one.size, one.flags, one.next)),
-        "R08.far": ("a buffer far from any memory", lambda one: Desc(1 << 60, one.size, one.flags, one.next)),
-        "R09": ("a buffer whose end wraps around", lambda one: Desc(TOP - 8, one.size, one.flags, one.next)),
-        "R10.end": (
-            "a buffer that straddles the end of the memory",
-            lambda one: Desc(end - 8, one.size, one.flags, one.next),
-        ),
-        "R12.one": ("a buffer of 2^32 - 1 bytes", lambda one: Desc(one.addr, 0xFFFF_FFFF, one.flags, one.next)),
-    }
-
-
-async def bad_address(name: str, trial: Trial) -> str:
+async def bad_buffer(change: Callable[[Desc, int], Desc], trial: Trial) -> str:
+    """Change the data descriptor of a request, which is no header and no status; ``change`` gets the memory's end."""
     front = await trial.up()
     vring, request = trial.main(front), trial.kind.request(front)
-    at(front, vring, *with_data(front, request, _addresses(front)[name][1]))
+    chain = descs(request)
+    index = min(1, len(chain) - 1)
+    chain[index] = change(chain[index], front.arena.end)
+    at(front, vring, *chain)
     return await trial.refuses(front, vring, request, success=Level.SAFETY)
 
 
-for _name, _title in {
-    "R08.null": "A buffer at address 0", "R08.behind": "A buffer behind the memory",
-    "R08.far": "A buffer far from any memory", "R09": "A buffer whose end wraps around",
-    "R10.end": "A buffer that straddles the end of the memory", "R12.one": "A buffer of 2^32 - 1 bytes",
-}.items():  # fmt: skip
-    add(_name, _title, DESC)(partial(bad_address, _name))
+for _id, _title, _change in (
+    ("R08.null", "A buffer at address 0", lambda one, end: attrs.evolve(one, addr=0)),
+    ("R08.behind", "A buffer behind the memory", lambda one, end: attrs.evolve(one, addr=end)),
+    ("R08.far", "A buffer far from any memory", lambda one, end: attrs.evolve(one, addr=1 << 60)),
+    ("R09", "A buffer whose end wraps around", lambda one, end: attrs.evolve(one, addr=TOP - 8)),
+    ("R10.end", "A buffer that straddles the end of the memory", lambda one, end: attrs.evolve(one, addr=end - 8)),
+    ("R12.one", "A buffer of 2^32 - 1 bytes", lambda one, end: attrs.evolve(one, size=0xFFFF_FFFF)),
+):
+    add(_id, _title, DESC)(partial(bad_buffer, _change))
 
 
 @add("R12.sum", "Buffers of more than 2^32 bytes together", "2.7.5.2")

@@ -120,6 +120,9 @@ class WatchingBack:
                 return Config(offset, flags, config + bytes(len(data) - len(config)))
             case R.SET_MEM_TABLE, MemTable(regions):
                 self.memory = SharedRegions(regions, [_fd(handle) for handle in message.handles])
+                for vring in self.vrings:
+                    if vring.ring is not None:
+                        vring.ring.memory = self.memory
             case R.SET_OWNER | R.RESET_OWNER | R.SET_PROTOCOL_FEATURES | R.SET_CONFIG | R.SET_VRING_ERR, _:
                 pass
             case _, VringState() | VringAddr() | VringFd():

@@ -102,13 +102,9 @@ class WatchedNet(WatchedDevice):
 
     rings = 2
 
-    def __init__(self, seen: Observations) -> None:
-        super().__init__(seen)
-        self._least = 1526
-
     def serve(self, ring: int, chain: Chain) -> int | None:
         if ring == RECEIVE:
-            self.seen.judge("NET-DRV-61", chain.room >= self._least, f"a receive buffer of {chain.room} bytes")
+            self.seen.judge("NET-DRV-61", chain.room >= 1526, f"a receive buffer of {chain.room} bytes")
             return None
         if len(chain.readable) >= HEADER:
             header = chain.readable[:HEADER]

@@ -32,6 +32,15 @@ class Request:
     def writable(self) -> list[Buffer]:
         return [one for one in self.buffers if one.writable]
 
+    def cut(self, size: int) -> Request:
+        """Return the same request in buffers of at most ``size`` bytes."""
+        pieces = [
+            Buffer(one.addr + low, min(size, one.size - low), one.writable)
+            for one in self.buffers
+            for low in range(0, one.size, size)
+        ]
+        return Request(pieces, self.judge)
+
     def joined(self, front: FrontEnd) -> Request:
         """Return the same request in one readable and one writable buffer, or in the one of both that it has."""
         arena, sides = front.arena, [side for side in (self.readable, self.writable) if side]
@@ -57,8 +66,6 @@ class Kind(ABC):
     """A device type. The checker has its numbers from the specification, not from this project's drivers."""
 
     name: ClassVar[str]
-    section: ClassVar[str]
-    """Section of VIRTIO 1.4."""
     main: ClassVar[int] = 0
     """Ring of the honest request."""
     rings: ClassVar[Sequence[int]] = (0,)

@@ -45,7 +45,6 @@ def make(front: FrontEnd, kind: int, sector: int = 0, data: bytes = b"", room: i
 
 class Blk(Kind):
     name = "blk"
-    section = "5.2"
     features = {5: "RO", 9: "FLUSH", 11: "CONFIG_WCE", 12: "MQ", 13: "DISCARD", 14: "WRITE_ZEROES"}  # noqa: RUF012
 
     def request(self, front: FrontEnd) -> Request:

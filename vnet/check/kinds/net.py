@@ -32,7 +32,6 @@ def transmit(front: FrontEnd, data: bytes, head: bytes = bytes(HEADER)) -> Reque
 
 class Net(Kind):
     name = "net"
-    section = "5.1"
     features = {0: "CSUM", 11: "HOST_TSO4", 12: "HOST_TSO6", 15: "MRG_RXBUF", 22: "MQ"}  # noqa: RUF012
     main = TRANSMIT
     rings = (RECEIVE, TRANSMIT)

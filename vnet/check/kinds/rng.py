@@ -13,7 +13,6 @@ ROOM = 64
 
 class Rng(Kind):
     name = "rng"
-    section = "5.4"
 
     def request(self, front: FrontEnd) -> Request:
         """Return a request for random bytes, in two buffers."""

@@ -8,7 +8,7 @@ from vnet.check.front import FrontEnd
 from vnet.check.kinds.base import Kind, Request
 from vnet.check.split import Buffer
 
-__all__ = ["CONTROL", "EVENT", "REQUEST", "Scsi", "command", "lun", "response"]
+__all__ = ["CONTROL", "EVENT", "INQUIRY", "REQUEST", "Scsi", "command", "lun", "response", "response_name"]
 
 CONTROL, EVENT, REQUEST = 0, 1, 2
 RESPONSE = 12 + 96
@@ -33,17 +33,16 @@ def response(front: FrontEnd, addr: int) -> tuple[int, int, int]:
     return code, status, residual
 
 
-def command(
-    front: FrontEnd, cdb: bytes, room: int = 0, data: bytes = b"", address: bytes | None = None
-) -> tuple[Request, int]:
+def response_name(code: int) -> str:
+    return RESPONSES[code] if code < len(RESPONSES) else str(code)
+
+
+def command(front: FrontEnd, cdb: bytes, room: int = 0, address: bytes | None = None) -> tuple[Request, int]:
     """Return a request and the address of its response; it succeeds with OK and GOOD."""
     arena = front.arena
     head = (lun() if address is None else address) + struct.pack("<QBBB", 1, 0, 0, 0) + cdb.ljust(CDB, b"\0")
     answer = arena.put(bytes((UNWRITTEN,)) * RESPONSE)
-    buffers = [Buffer(arena.put(head), len(head))]
-    if data:
-        buffers.append(Buffer(arena.put(data), len(data)))
-    buffers.append(Buffer(answer, RESPONSE, True))
+    buffers = [Buffer(arena.put(head), len(head)), Buffer(answer, RESPONSE, True)]
     if room:
         buffers.append(Buffer(arena.alloc(room), room, True))
 
@@ -52,7 +51,7 @@ def command(
         if code == UNWRITTEN:
             return "it wrote no response"
         if code:
-            return f"response {RESPONSES[code] if code < len(RESPONSES) else code}"
+            return f"response {response_name(code)}"
         return f"status {status:#x}" if status else ""
 
     return Request(buffers, judge, RESPONSE + room), answer
@@ -60,7 +59,6 @@ def command(
 
 class Scsi(Kind):
     name = "scsi"
-    section = "5.6"
     main = REQUEST
     rings = (CONTROL, EVENT, REQUEST)
 
