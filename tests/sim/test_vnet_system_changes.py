@@ -23,7 +23,7 @@ from vnet.host.host import Host
 from vnet.pcie.epc import EndpointController
 from vnet.pcie.ntb import NtbFunction
 from vnet.pcie.rc import RootComplex
-from vnet.system.carriers import NtbCarrier
+from vnet.system.carriers import LinkCarrier, NtbCarrier
 from vnet.system.sites import DeviceSite
 from vnet.system.world import World, open_world
 from vnet.testing.footprint import fds, maps
@@ -292,6 +292,29 @@ async def test_a_stopped_controller_takes_the_functions_off_the_bus() -> None:
         await world.start("pcie0")
         await world.wait_up()
         await act(world, "net0")
+
+
+async def test_an_error_of_one_part_leaves_nothing_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = sample("net")
+    spec = attrs.evolve(first.devices["net0"], function=1)
+    parts = attrs.evolve(first, hosts={}, devices={**first.devices, "net1": spec})
+    async with open_world(Topology(first.hosts, {}, {}), "t") as world:
+        before = await held(world)
+        hide = LinkCarrier.hide
+
+        async def fail_first(carrier: LinkCarrier) -> None:
+            await hide(carrier)
+            if carrier.number == 0:
+                raise OSError("no more")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LinkCarrier, "hide", fail_first)
+            await world.add(parts)
+            with pytest.raises(OSError, match="no more"):
+                await world.remove("pcie0")
+        assert await held(world) == before
+        await world.add(parts)
+        await act(world, "net1")
 
 
 async def test_parts_can_be_added_before_their_controller_is_started() -> None:

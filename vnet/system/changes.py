@@ -77,8 +77,10 @@ class Changes:
         if not surprise:
             await self._parts.drain(parts)
         with trio.CancelScope(shield=True):
-            await self._parts.take(parts, surprise=surprise)
-            self._record(self._system.topology)
+            try:
+                await self._parts.take(parts, surprise=surprise)
+            finally:
+                self._record(self._system.topology)
 
     async def _wait_up(self, made: Mapping[tuple[str, str], object], timeout: float) -> None:
         devices = [part for part in made.values() if isinstance(part, Device)]
@@ -219,7 +221,8 @@ class Changes:
                     await self._restore(old, kept, exc)
                 raise
             finally:
-                await self._hold_again(device, sides)
+                with trio.CancelScope(shield=True):
+                    await self._hold_again(device, sides)
 
     async def _hold_again(self, old: Device, sides: Sequence[SideName]) -> None:
         """Unbind these sides of a device that was made again in the place of ``old``."""

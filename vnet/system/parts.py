@@ -32,6 +32,7 @@ from vnet.system.sites import DeviceSite
 from vnet.system.tables import System
 from vnet.system.trace_file import open_trace
 from vnet.topology import Topology
+from vnet.topology.plan import KINDS
 
 __all__ = ["LOCAL", "TABLES", "Parts"]
 
@@ -39,7 +40,7 @@ DRAIN = 5.0
 """Seconds that requests under way may take when their device is removed."""
 LOCAL = "-local"
 """Suffix of the local driver's device behind a mediated device."""
-TABLES = ("hosts", "links", "ntbs", "devices")
+TABLES = tuple(KINDS)
 """Tables of a topology, each before those that refer to it."""
 Undo = AsyncExitStack
 """Steps that take a part away again, the last one first."""
@@ -96,7 +97,8 @@ class Parts:
     async def take(self, parts: Topology, *, surprise: bool = False) -> None:
         """Take the parts of ``parts`` away, of which some may not exist; all that is on them must be among them.
 
-        Unless with ``surprise``, drivers are unbound first. It must not be cancelled.
+        Unless with ``surprise``, drivers are unbound first. It must not be cancelled. An error of one part is raised
+        once all are gone.
         """
         world = self._world
         devices = [device for name in parts.devices if (device := world.devices.get(name)) is not None]
@@ -108,13 +110,12 @@ class Parts:
             for link in parts.links:
                 if link in world.links:  # the card is pulled: all its functions are gone at once
                     world.links[link].set_present(False)
-        for name in parts.links:
-            await self._close("remotes", name)
+        errors = [await self._close("remotes", name) for name in parts.links]
         for each in both:
             self._unlist(each)
         for table in reversed(TABLES):
             names = list(getattr(parts, table))
-            await gather([partial(self._close, table, name) for name in names])
+            errors += await gather([partial(self._close, table, name) for name in names])
             for name in names:
                 self._tables[table].pop(name, None)
         for each in both:
@@ -124,6 +125,8 @@ class Parts:
         if world.watches is not None:
             await world.watches.close_discarded()
         await self._leave_netns()
+        for error in filter(None, errors):
+            raise error
 
     async def drain(self, parts: Topology) -> None:
         """Finish the requests under way to the devices of ``parts``, which begin no others.
@@ -149,10 +152,15 @@ class Parts:
             late = ", ".join(name for name in draining if name not in done)
             raise ControlError(f"{late}: requests are still under way after {DRAIN:g} s; try --surprise") from None
 
-    async def _close(self, table: str, name: str) -> None:
+    async def _close(self, table: str, name: str) -> Exception | None:
+        """Take one part away; do nothing if there is none. Return its error, which must not end the other removals."""
         undo = self._undo.pop((table, name), None)
         if undo is not None:
-            await undo.aclose()
+            try:
+                await undo.aclose()
+            except Exception as error:  # noqa: BLE001  raised by `take`
+                return error
+        return None
 
     def _unlist(self, device: Device) -> None:
         """Take a device out of all looks at the system."""
