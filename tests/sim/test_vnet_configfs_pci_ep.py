@@ -9,6 +9,7 @@ import trio
 
 from support.rigs.configfs import TWO_LINKS, TreeRig, refused
 from vnet.spec import NtbSpec
+from vnet.topology import Topology
 
 FUNCTION = "functions/pci_epf_virtio/func1"
 NTB = """\
@@ -163,3 +164,20 @@ async def test_concurrent_writers_and_readers_see_whole_values(autojump_clock: t
     moves = [change.split()[0] for change in rig.system.changes if "pcie0" in change]
     assert moves == ["start", "stop"] * (len(moves) // 2) + ["start"] * (len(moves) % 2)
     assert rig.tree.read("pci_ep/controllers/pcie0/start") == ("1\n" if len(moves) % 2 else "0\n")
+
+
+async def test_a_function_that_is_removed_before_it_is_up_is_not_linked() -> None:
+    rig = TreeRig()
+    await rig.run(f"echo 1 > controllers/pcie0/start\nmkdir {FUNCTION}")
+    add = rig.system.add
+
+    async def add_and_drop(part: Topology) -> None:
+        await add(part)
+        rig.system.drop("func1")
+        rig.tree.list("pci_ep")
+
+    rig.system.add = add_and_drop  # type: ignore[method-assign]
+    await refused(errno.ENODEV, rig.run(f"ln -s {FUNCTION} controllers/pcie0/"), "removed before it was up: func1")
+    rig.system.add = add  # type: ignore[method-assign]
+    await rig.run(f"ln -s {FUNCTION} controllers/pcie0/\nrm controllers/pcie0/func1\nrmdir {FUNCTION}")
+    assert rig.system.topology.devices == {}

@@ -17,7 +17,7 @@ from vnet.configfs.operations import System, applied
 from vnet.configfs.values import TreeError, parse_bool
 from vnet.configfs.virtio import choose_type, client_of, virtio_kind
 from vnet.names import NAME, NAME_RULE
-from vnet.topology import Topology
+from vnet.topology.join import NOTHING, keys_of, union
 
 __all__ = ["PciEndpoints"]
 
@@ -240,17 +240,22 @@ class PciEndpoints:
 
     async def _add(self, functions: Iterable[Function]) -> None:
         """Add those of the functions whose controllers are all started to the system: all or none."""
-        whole, new = self._system.topology, Topology({}, {}, {}, {})
+        whole, new = self._system.topology, NOTHING
         ready = [
             function for function in functions if function.complete and not function.added and self._ready(function)
         ]
         for function in ready:
             part = function.driver.part(function, whole)
-            whole, new = _merged(whole, part), _merged(new, part)
-        if ready:
-            await applied(self._system.add(new))
-            for function in ready:
-                function.added = True
+            whole, new = union(whole, part), union(new, part)
+        if not ready:
+            return
+        await applied(self._system.add(new))
+        running = keys_of(self._system.topology)
+        for function in ready:
+            function.added = (function.driver.table, function.name) in running
+        removed = [function.name for function in ready if not function.added]
+        if removed:
+            raise TreeError(errno.ENODEV, f"removed before it was up: {', '.join(removed)}")
 
     def _ready(self, function: Function) -> bool:
         return all(self._controller_of(link).data.started for link in function.controllers.values())
@@ -275,10 +280,6 @@ class PciEndpoints:
         place = directory.children[side]
         assert isinstance(place, Directory)
         return place
-
-
-def _merged(whole: Topology, part: Topology) -> Topology:
-    return attrs.evolve(whole, devices={**whole.devices, **part.devices}, ntbs={**whole.ntbs, **part.ntbs})
 
 
 async def _check_free(directory: Directory, _: Directory | None = None) -> None:

@@ -79,7 +79,6 @@ class Rpmsg:
         host = self._system.channels(directory.data)
         if host is None:
             raise TreeError(errno.ENODEV)
-
         spec, errors = structure(channel.settings.table, ChannelSpec)
         if spec is None:
             raise TreeError(errno.EINVAL, errors[0].why)
@@ -91,6 +90,8 @@ class Rpmsg:
             channel.addr = await host.open_channel(spec)
 
         await applied(open_channel())
+        if self._system.channels(directory.data) is not host:  # it was removed meanwhile
+            raise TreeError(errno.ENODEV)
         channel.device = directory.data
 
     async def _close(self, directory: Directory, target: Directory) -> None:
