@@ -41,7 +41,12 @@ def command(name: str) -> None:
         _end(name)
         click.echo(f"{name} is down")
     for path in list(fuse_mounts(name)):
-        unmount(path)
+        try:
+            unmount(path)
+        except OSError:
+            if path in fuse_mounts(name):
+                raise
+            continue  # its process, which sees the end of the system, was faster
         click.echo(f"unmounted {path}")
 
 

@@ -150,10 +150,7 @@ class TreeOperations(Operations):
         """Give an attribute a value: all of ``buf``, at any offset, as in configfs."""
         if len(buf) > WRITE_MAX:
             raise FUSEError(errno.EINVAL)
-        try:
-            data = bytes(buf).decode()
-        except UnicodeDecodeError:
-            raise FUSEError(errno.EINVAL) from None
+        data = _text(bytes(buf), errno.EINVAL)
         if "\0" in data:
             raise FUSEError(errno.EINVAL)
         await self._change("write", {"path": self._open[fh].path, "data": data})
