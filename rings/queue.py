@@ -89,10 +89,6 @@ class Virtqueue(Protocol):
     native: bool
     """Whether plain chains are moved in C."""
 
-    @property
-    def tokens(self) -> Sequence[int | None]:
-        """Tokens of the chains in flight, by head or buffer id; None for a free one."""
-
     def add(self, readable: Sequence[Segment], writable: Sequence[Segment], token: int, /) -> None:
         """Add a chain of device-readable, then device-writable segments; `get_each` returns ``token`` with it.
 
@@ -206,7 +202,7 @@ class Vringh(Protocol):
         """
 
     def complete_batch(self, heads: Sequence[int], /) -> None:
-        """Mark chains as used by one used element, where buffers are used in order (sections 2.7.9 and 2.8.8).
+        """Mark chains as used by one used element, if buffers are used in order (sections 2.7.9 and 2.8.8).
 
         They are the oldest ones in flight, in the order in which they were taken, without writable buffers. Raises
         LocalRingError for a chain that is not in flight.

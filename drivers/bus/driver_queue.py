@@ -75,13 +75,11 @@ class DriverQueue:
         if self.live:
             self.signal.set()
 
-    def halt(self) -> list[int]:
-        """Release the ring of a queue that was reset. Returns the tokens of the chains in flight."""
-        tokens = [token for token in self.ring.tokens if token is not None]
+    def halt(self) -> None:
+        """Release the ring of a queue that was reset, with the chains in flight."""
         self._past = self.statistics()
         self._halted = True
         self.close()
-        return tokens
 
     def restart(self, ring: Virtqueue, kick: Callable[[], None]) -> None:
         """Continue with a new ring, after `halt`."""

@@ -274,7 +274,7 @@ class VirtioDevice:
     async def reset_queue(self, queue: DriverQueue) -> None:
         """Take one queue away from the running device (section 2.6.1). Needs RING_RESET.
 
-        No task may use the queue. Afterwards take back what is used; `DriverQueue.halt` returns what is in flight.
+        No task may use the queue. Afterwards take back the used chains, then call `DriverQueue.halt`.
         """
         ops = self._reset_ops
         queue.live = False

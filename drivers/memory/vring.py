@@ -46,6 +46,7 @@ class VringMemory:
     def __init__(self, dma: DmaMemory) -> None:
         self._dma = dma
         self._buffers: list[DmaBuffer] = []
+        self._vrings: list[Vring] = []
 
     def make(
         self,
@@ -86,15 +87,22 @@ class VringMemory:
             indirect_max=segments,
             in_order=bool(features >> RingFeature.IN_ORDER & 1),
         )
-        return Vring(ring, num, addrs, tuple(self._buffers[first:]))
+        vring = Vring(ring, num, addrs, tuple(self._buffers[first:]))
+        self._vrings.append(vring)
+        return vring
 
     def free(self) -> None:
-        """Free all memory. The rings must be closed, and the device must not access the memory any more."""
+        """Close the rings, and free all memory, which the device must not access any more."""
+        while self._vrings:
+            self._vrings.pop().ring.close()
         while self._buffers:
             self._dma.free(self._buffers.pop())
 
-    def free_ring(self, vring: Vring) -> None:
-        """Free the memory of one ring, likewise."""
+    def free_ring(self, ring: Virtqueue) -> None:
+        """Close one ring, and free its memory, likewise. Raises ValueError if it has none."""
+        [vring] = [each for each in self._vrings if each.ring is ring]
+        self._vrings = [each for each in self._vrings if each is not vring]
+        ring.close()
         for buffer in vring.buffers:
             self._buffers.remove(buffer)
             self._dma.free(buffer)

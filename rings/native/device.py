@@ -16,7 +16,7 @@ class PlainFirst(DeviceSide):
     """A device's side that takes and completes plain chains in C, and the rest of a batch in Python."""
 
     PLAIN_FROM: ClassVar[int] = 2
-    """Minimum batch that C is tried for. Devices that take chains one by one have requests of several descriptors."""
+    """Minimum batch of chains of one descriptor that C is tried for: those of single chains have several."""
     _last_writable: bool
     """Whether the last chains were writable."""
     _last_tables: bool

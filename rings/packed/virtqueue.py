@@ -307,7 +307,7 @@ class PackedVirtqueue(DriverSide):
         return False
 
     def _is_past_in_order(self, after: int) -> bool:
-        """Do the same where a used descriptor may stand for several chains."""
+        """Return the same if a used descriptor may stand for several chains."""
         slot, lap, passed, ident = self._used_slot, self._used_lap, 0, self._oldest
         last = NOWHERE if self._batch is None else self._batch[0]
         for _ in range(self._in_flight):

@@ -58,6 +58,15 @@ async def test_a_step_that_fails_for_good_ends_in_failed_and_the_next_attempt_st
         assert tap.common()[0] == (Common.DEVICE_STATUS, 0, True)
 
 
+@pytest.mark.parametrize("field", [Common.QUEUE_MSIX_VECTOR, Common.QUEUE_NOTIFY_OFF, Common.QUEUE_ENABLE])
+async def test_rings_of_a_set_up_that_fails_half_way_are_released(field: Common) -> None:
+    async with open_pair(SMALL) as pair, unharmed(pair), tapped(pair) as tap:
+        before = pair.rc.memory.pinned
+        tap.lies[tap.at(field)] = lambda _: 0x7000
+        await refused(pair, tap)
+        assert pair.rc.memory.pinned == before
+
+
 async def test_a_device_that_asks_for_more_memory_than_there_is_is_refused() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), tapped(pair) as tap:
         tap.lies[tap.at(Common.QUEUE_SIZE)] = lambda _: 32768

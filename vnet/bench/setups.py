@@ -241,7 +241,7 @@ async def _veth(name: str, netns: Ends) -> AsyncIterator[Setup]:
 async def _peer(
     join: Callable[[End, End], AbstractAsyncContextManager[tuple[int, ...]]], polls: bool, name: str, netns: Ends
 ) -> AsyncIterator[Setup]:
-    """Another program."""
+    """Two interfaces that another program joins."""
     ends = [
         End(at, IFNAME, config.addresses, config.mtu) for at, config in zip(netns, _configs("tun", netns), strict=True)
     ]
@@ -258,7 +258,7 @@ class Contestant:
     open: Callable[[str, Ends], AbstractAsyncContextManager[Setup]]
     """Sets it up, given its name and two existing namespaces."""
     foreign: bool = False
-    """Whether it is left out where it can't be set up."""
+    """Whether it is left out if it can't be set up."""
 
 
 WAYS: Mapping[str, tuple[str, str]] = {

@@ -53,7 +53,7 @@ class _Copy:
 
 
 class ClientDma:
-    """DMA_READ and DMA_WRITE of one connection. Every call raises MemoryFault if the client does not do it.
+    """DMA_READ and DMA_WRITE of one connection. Accesses raise MemoryFault if the client does not do them.
 
     Writers get copies, whose changes are sent by `flush`: before a word of a ring is written, before an interrupt,
     before the client's next command, and when the writing task waits.
@@ -74,7 +74,7 @@ class ClientDma:
         parts = []
         for at in range(address, address + size, self._most):
             request = DmaAccess(at, min(self._most, address + size - at))
-            reply = self._request(Command.DMA_READ, request, request, False)
+            reply = self._request(Command.DMA_READ, request)
             assert isinstance(reply, DmaData)  # by the table of messages
             parts.append(reply.data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -82,8 +82,7 @@ class ClientDma:
     def write(self, address: int, data: bytes) -> None:
         """Write bytes of the client's memory."""
         for at in range(0, len(data), self._most):
-            part = DmaData(address + at, data[at : at + self._most])
-            self._request(Command.DMA_WRITE, part, DmaAccess(part.address, part.count), True)
+            self._request(Command.DMA_WRITE, DmaData(address + at, data[at : at + self._most]))
 
     def copy(self, address: int, size: int, writable: bool) -> memoryview:
         """Return a copy of bytes of the client's memory."""
@@ -116,15 +115,16 @@ class ClientDma:
             self._copied = trio.Event()
             self.flush()
 
-    def _request(self, command: Command, payload: DmaAccess | DmaData, part: DmaAccess, write: bool) -> Payload:
+    def _request(self, command: Command, part: DmaAccess | DmaData) -> Payload:
         """Return the reply to a request about a part of the client's memory."""
         try:
-            reply = self._channel.request(command, payload)
+            reply = self._channel.request(command, part)
             assert isinstance(reply, DmaAccess | DmaData)  # by the table of messages
             if (reply.address, reply.count) != (part.address, part.count):
                 why = f"{reply.count} bytes at {reply.address:#x}, for {part.count} bytes at {part.address:#x}"
                 raise self._channel.end(ProtocolError(f"reply to {command.name}: {why}"))
         except DriverError as exc:
+            write = command is Command.DMA_WRITE
             raise MemoryFault(part.address, part.count, write=write, reason=str(exc)) from None
         return reply
 

@@ -13,7 +13,6 @@ from drivers.carriers.base import notify_with_data, read_field, wait_reset, writ
 from drivers.carriers.platform import RegionTransport, VirtioPlatformDriver
 from drivers.contracts.hw import MmioRegion
 from drivers.errors import ProbeError, TransportLost
-from drivers.memory.vring import Vring
 from drivers.transports.mmio.registers import CONFIG, EXTRA_FEATURES, MAGIC, VERSION, Interrupt, Register
 from rings.features import RingFeature
 from rings.formats import RING_FEATURES
@@ -37,7 +36,6 @@ class VirtioMmio(RegionTransport):
         super().__init__(region)
         self.device_id = device_id
         self.vendor_id = vendor_id
-        self._vrings: dict[int, Vring] = {}
 
     # Registers
 
@@ -113,7 +111,7 @@ class VirtioMmio(RegionTransport):
         await wait_reset(f"{self._region.name}, {queue.name}", progress, lambda: True)
 
     async def enable_queue(self, device: VirtioDevice, queue: DriverQueue, num: int | None) -> None:
-        self._rings.free_ring(self._vrings[queue.index])
+        self._rings.free_ring(queue.ring)
         queue.restart(*self._program(device, queue.index, attrs.evolve(queue.spec, num=num)))
         self._enable(queue.index, queue.name)
 
@@ -148,7 +146,6 @@ class VirtioMmio(RegionTransport):
         if device.has(RingFeature.NOTIFICATION_DATA):
             kick = partial(notify_with_data, notify, index, vring.ring)
 
-        self._vrings[index] = vring
         self._write(Register.QUEUE_SIZE, vring.num)
         for low, address in (
             (Register.QUEUE_DESC_LOW, vring.addrs.desc),

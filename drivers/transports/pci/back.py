@@ -34,7 +34,7 @@ DEVICE_SIZE, NOTIFY_SIZE = 0x1000, 0x1000
 BAR_SIZE = NOTIFY_AT + NOTIFY_SIZE
 MULTIPLIER = 4
 CONFIG_DATA = 0x4000
-"""Value of queue_notif_config_data of the first queue: one that is no index of a queue, so that a trace tells."""
+"""Value of queue_notif_config_data of the first queue: no index of a queue, so that a trace shows which is written."""
 MAX_VECTORS = 0x800
 MSIX_ENTRY = 16
 

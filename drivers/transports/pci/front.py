@@ -14,7 +14,6 @@ from drivers.carriers.base import notify_with_data, read_field, wait_reset, writ
 from drivers.carriers.pci import FunctionTransport, VirtioPciDriver
 from drivers.contracts.hw import NO_VECTOR, PciFunction
 from drivers.errors import ProbeError, TransportLost
-from drivers.memory.vring import Vring
 from drivers.transports.pci.registers import (
     CAP_VENDOR,
     DEVICE_BASE,
@@ -75,7 +74,6 @@ class VirtioPci(FunctionTransport):
         self.device_id = TRANSITIONAL.get(function.device_id) or function.device_id - DEVICE_BASE
         self.vendor_id = function.vendor_id
         self._structures = find_structures(function)
-        self._vrings: dict[int, Vring] = {}
         self._vectors: list[int] = []
 
     # Registers
@@ -170,7 +168,7 @@ class VirtioPci(FunctionTransport):
 
     async def enable_queue(self, device: VirtioDevice, queue: DriverQueue, num: int | None) -> None:
         spec = attrs.evolve(queue.spec, num=num)
-        self._rings.free_ring(self._vrings[queue.index])
+        self._rings.free_ring(queue.ring)
         queue.restart(*self._program(device, queue.index, spec, self._vectors[queue.index]))
         self._enable(queue.index, queue.name)
 
@@ -195,9 +193,7 @@ class VirtioPci(FunctionTransport):
         offset = self._read(Common.QUEUE_NOTIFY_OFF) * at.multiplier
         size = 4 if device.has(RingFeature.NOTIFICATION_DATA) else 2
         if offset + size > at.length:
-            vring.ring.close()
             raise ProbeError(f"{name}: notification address outside the structure")
-        self._vrings[index] = vring
         self._write(Common.QUEUE_SIZE, vring.num)
         self._write(Common.QUEUE_DESC, vring.addrs.desc)
         self._write(Common.QUEUE_DRIVER, vring.addrs.driver)
@@ -205,7 +201,7 @@ class VirtioPci(FunctionTransport):
         if vector != NO_VECTOR:
             self._write(Common.QUEUE_MSIX_VECTOR, vector)
             self._verify(Common.QUEUE_MSIX_VECTOR, vector)
-        # Also a device that the driver tells which queue it is by the address (section 4.1.5.2) may want another value.
+        # A device may want another value than the index, although the address names the queue (section 4.1.5.2).
         value = self._read(Common.QUEUE_NOTIF_CONFIG_DATA) if device.has(RingFeature.NOTIF_CONFIG_DATA) else index
         write = partial(self._function.bar_write, at.bar, at.offset + offset)
         if size == 2:
