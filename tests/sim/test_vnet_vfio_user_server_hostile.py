@@ -12,10 +12,16 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.rigs.vfio_user import C, Client, open_bench, plug
+from drivers.transports.pci.back import BAR, NOTIFY_AT
+from support.rigs.vfio_user import MIB, C, Client, open_bench, plug
 from support.rigs.vfio_user_hostile import closes, refuses
-from vnet.vfio_user.constants import FDS_MAX
+from vnet.linux.ipc import FileHandle
+from vnet.vfio_user.accesses import RegionWrite
+from vnet.vfio_user.constants import FDS_MAX, HeaderFlag
 from vnet.vfio_user.messages import emit
+from vnet.vfio_user.payloads import DmaUnmap
+
+NO_REPLY = HeaderFlag.NO_REPLY
 
 
 @pytest.mark.hostile("W01")
@@ -28,6 +34,25 @@ async def test_a_message_byte_by_byte_and_two_at_once() -> None:
         await client.send(2 * emit(1, C.DEVICE_RESET))
         assert not (await client.receive()).error
         assert not (await client.receive()).error
+
+
+@pytest.mark.hostile("W01")
+async def test_a_command_with_file_descriptors_may_follow_short_ones_at_once() -> None:
+    async with open_bench(plug()) as bench, bench.client() as client:
+        send = client.socket.instant.send
+        short, bell = emit(1, C.DEVICE_RESET), emit(0, C.REGION_WRITE, RegionWrite(NOTIFY_AT, BAR, bytes(2)), NO_REPLY)
+        for before in (short, 2 * short, bell, bell + short):
+            send(memoryview(before))
+            send(memoryview(emit(2, C.DMA_MAP, client.mapping())), [FileHandle(client.memory.fd)])
+            send(memoryview(emit(3, C.DMA_UNMAP, DmaUnmap(24, 0, client.memory.base, MIB))))
+            for _ in range(before.count(short) + 2):
+                assert not (await client.receive()).error
+
+
+@pytest.mark.hostile("W05")
+async def test_a_posted_doorbell_before_the_version() -> None:
+    bell = emit(0, C.REGION_WRITE, RegionWrite(NOTIFY_AT, BAR, bytes(2)), NO_REPLY)
+    await closes(lambda client: client.send(bell), agree=False)
 
 
 @pytest.mark.hostile("W02", "W03")

@@ -33,16 +33,19 @@ __all__ = [
     "HEADER_SIZE",
     "LEGAL",
     "MESSAGES",
+    "POSTED_SIZE",
     "SERVER_MESSAGES",
     "Assembler",
     "Message",
     "MessageType",
     "SessionState",
     "command_name",
+    "declared_size",
     "emit",
     "error",
     "parse",
     "parse_reply",
+    "parse_posted",
     "parse_server_command",
     "reply",
 ]
@@ -51,6 +54,9 @@ _REPLY, _NO_REPLY, _ERROR = int(HeaderFlag.REPLY), int(HeaderFlag.NO_REPLY), int
 """As plain numbers, whose operations are quicker: they are for every message."""
 _HEADER = struct.Struct("<HHIII")
 HEADER_SIZE = _HEADER.size
+_POSTED = struct.Struct("<HHIIIQIIH")
+POSTED_SIZE = _POSTED.size
+"""Bytes of a posted write of two bytes: a doorbell."""
 
 
 @attrs.frozen
@@ -168,6 +174,20 @@ def parse(message: Message, state: SessionState) -> Payload:
     if message.command not in LEGAL[state]:
         raise Refused(f"{name}: the session is {state.value}")
     return _parse(message, kind.body, kind.fds)
+
+
+def parse_posted(data: bytes) -> tuple[int, int, int] | None:
+    """Return region, offset and value of a posted write of two bytes; None if ``data`` is any other message."""
+    if len(data) != POSTED_SIZE:
+        return None
+    _, command, size, flags, _, offset, region, count, value = _POSTED.unpack(data)
+    is_posted = command == Command.REGION_WRITE and size == POSTED_SIZE and flags == _NO_REPLY and count == 2
+    return (region, offset, value) if is_posted else None
+
+
+def declared_size(data: bytes) -> int:
+    """Return the bytes of the message that ``data`` begin with, as its header declares; 0 before that is complete."""
+    return int(_HEADER.unpack_from(data)[2]) if len(data) >= HEADER_SIZE else 0
 
 
 def parse_reply(message: Message) -> Payload:

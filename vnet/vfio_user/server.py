@@ -76,7 +76,7 @@ class FunctionServer(SessionServer):
         function = ClientFunction(self.handle, interrupts.program)
         self._session = Session(self._ipc, self.memory, function, interrupts, self.doorbells)
         instant = self._ipc.instant(socket)
-        channel = self._channel = ServerChannel(instant, Patience(), self._serve, self._root.settle)
+        channel = self._channel = ServerChannel(instant, Patience(), self._serve, self._ring, self._root.settle)
         self.memory.dma = ClientDma(channel)
         function.reset()
         with closing(self._ipc.watch_socket(instant, channel.readable.set)):
@@ -99,6 +99,13 @@ class FunctionServer(SessionServer):
             raise ProtocolError(str(refusal))
         else:
             self._report.trouble(str(refusal))
+
+    def _ring(self, bar: int, offset: int, value: int) -> bool:
+        session = self._session
+        if session is None or not session.ring(bar, offset, value):
+            return False
+        self.statistics.messages += 1
+        return True
 
     async def leave(self) -> None:
         session, self._session = self._session, None

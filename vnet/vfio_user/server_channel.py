@@ -15,7 +15,17 @@ from drivers.errors import TransportLost
 from drivers.flow.pump import Signal
 from vnet.linux.ipc import InstantSocket, wait_any
 from vnet.vfio_user.constants import Command
-from vnet.vfio_user.messages import Assembler, Message, command_name, emit, parse_reply
+from vnet.vfio_user.messages import (
+    HEADER_SIZE,
+    POSTED_SIZE,
+    Assembler,
+    Message,
+    command_name,
+    declared_size,
+    emit,
+    parse_posted,
+    parse_reply,
+)
 from vnet.vfio_user.patience import Patience
 from vnet.vfio_user.payloads import Payload, Refused
 
@@ -28,6 +38,8 @@ MESSAGES_MAX = 1024
 """Most messages of all clients before the reply to a request."""
 TURN = 64
 """Most commands that are served before other tasks run."""
+RECEIVE_MIN = POSTED_SIZE + 1
+"""Least bytes of a receive call: room for more than a doorbell, so that one alone shows that no more has arrived."""
 REQUESTS_MAX = 8
 """Most requests without a reply: each further one is made by a command that arrived instead of a reply."""
 
@@ -57,17 +69,26 @@ class ServerChannel:
         socket: InstantSocket,
         patience: Patience,
         serve: Callable[[Message], None],
+        ring: Callable[[int, int, int], bool],
         settle: Callable[[], Awaitable[None]] | None,
     ) -> None:
         """``socket`` stays its owner's. ``serve`` handles a command and posts the reply. Raises ProtocolError.
 
+        ``ring`` handles a posted write of a value to a doorbell's BAR and offset, or returns False if it is none.
         ``settle``, if commands take time, sleeps until those so far are done: replies are sent then.
         """
         self._socket = socket
         self._patience = patience
         self._serve = serve
+        self._ring = ring
         self._settle = settle
         self._assembler = Assembler(server=True)
+        self._received = b""
+        """Received bytes that the assembler has not been fed with yet."""
+        self._handles: list[Handle] = []
+        """File descriptors received with them."""
+        self._empty = False
+        """Whether the last receive call has shown that no more had arrived."""
         self._outgoing: deque[tuple[memoryview, Sequence[Handle]]] = deque()
         self._number = 0
         self._requests: dict[int, Command] = {}
@@ -144,6 +165,8 @@ class ServerChannel:
         """End the connection; the socket is its owner's to close."""
         self.end(TransportLost("the connection is closed"))
         self._assembler.close()
+        while self._handles:
+            self._handles.pop().close()
         self._outgoing.clear()
         _channels().remove(self)
 
@@ -183,6 +206,8 @@ class ServerChannel:
         try:
             self._flush()
             message = self._receive_now()
+            if message is None:  # a doorbell
+                return True
             if self._scope.deadline != math.inf:
                 self._scope.deadline = math.inf
             if message.is_reply:
@@ -220,20 +245,45 @@ class ServerChannel:
         finally:
             message.close()
 
-    def _receive_now(self) -> Message:
-        """Return the next message. Raises BlockingIOError if it has not arrived, EOFError."""
+    def _receive_now(self) -> Message | None:
+        """Return the next message; None if it was a doorbell. Raises BlockingIOError if none has arrived, EOFError."""
         try:
             while True:
-                data, handles = self._socket.receive(self._assembler.missing)
-                if not data:
-                    raise EOFError
-                message = self._assembler.feed(data, handles)
+                if not self._received:
+                    self._receive()
+                    if not self._assembler.partial and not self._handles:
+                        posted = parse_posted(self._received)
+                        if posted is not None and self._ring(*posted):
+                            self._received, self._empty = b"", True
+                            return None
+                message = self._feed()
                 if message is not None:
                     return message
         except (ProtocolError, TransportLost) as exc:
             raise self.end(exc) from None
         except Unusable as exc:
             raise self.end(ProtocolError(str(exc))) from None
+
+    def _receive(self) -> None:
+        """Receive some bytes. Raises BlockingIOError, EOFError, TransportLost, Unusable."""
+        if self._empty:
+            self._empty = False
+            raise BlockingIOError
+        self._received, self._handles = self._socket.receive(max(self._assembler.missing, RECEIVE_MIN))
+        if not self._received:
+            raise EOFError
+
+    def _feed(self) -> Message | None:
+        """Feed the assembler; return the message that is complete then. Raises ProtocolError."""
+        data = self._received
+        missing = self._assembler.missing
+        part, self._received = data[:missing], data[missing:]
+        # A receive call ends with the message that file descriptors came with.
+        last = len(data) <= missing if self._assembler.partial else not HEADER_SIZE <= declared_size(data) < len(data)
+        handles: list[Handle] = []
+        if last:
+            handles, self._handles = self._handles, handles
+        return self._assembler.feed(part, handles)
 
     def _flush(self) -> bool:
         """Send as much as there is room for; return whether that is all."""

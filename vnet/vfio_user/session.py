@@ -45,6 +45,8 @@ __all__ = ["Doorbell", "Session"]
 
 Reply = tuple[bytes, Sequence[Handle]]
 DONE: Reply = (b"", ())
+POSTED_BYTES = 2
+"""Bytes of the doorbells that `Session.ring` handles."""
 
 
 @attrs.frozen
@@ -74,6 +76,7 @@ class Session:
         self._function = function
         self._interrupts = interrupts
         self._doorbells = doorbells
+        self._posted = frozenset((bell.bar, bell.offset) for bell in doorbells if bell.size == POSTED_BYTES)
         self._events: dict[Doorbell, Handle] = {}
         self._fds_max = 1
         """Most file descriptors that the client takes with one message."""
@@ -94,6 +97,15 @@ class Session:
         except Refused as exc:
             return error(message, exc.number), (), exc
         return reply(message, body), handles, None
+
+    def ring(self, bar: int, offset: int, value: int) -> bool:
+        """Handle a posted write of two bytes if it is one of a doorbell; return whether it is."""
+        if self.state is SessionState.NEW or (bar, offset) not in self._posted:
+            return False
+        self._memory.settle()
+        self._memory.flush()
+        self._function.handle.bar_write(bar, offset, POSTED_BYTES, value)
+        return True
 
     def close(self) -> None:
         """Reset the function, and release all that the client shared."""
