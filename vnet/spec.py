@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import attrs
 
@@ -249,6 +249,10 @@ class Netns:
     """Whether the namespace is made and removed with the system."""
 
 
+RecordType = type[Any]
+"""Class of a record; `DeviceSpec` has a key called type."""
+
+
 @attrs.frozen
 class DeviceSpec:
     """A virtio device: its type, transport and carrier. Each device type adds its own keys and both ends."""
@@ -287,6 +291,10 @@ class DeviceSpec:
 
     virtio: ClassVar[VirtioType[Any, Any]]
     """The virtio device type; each subclass names its own."""
+    unit: ClassVar[RecordType | None] = None
+    """Record of a unit that comes and goes while the device runs, such as a LUN; None: this type has no such units."""
+    units_key: ClassVar[tuple[str, ...]] = ()
+    """Keys of the list of units in the device."""
     queue_size_min: ClassVar[int] = 2
     """Smallest ``queue_size`` that the driver of this device type can use."""
 
@@ -367,6 +375,15 @@ class DeviceSpec:
     def foreign(self) -> bool:
         """Whether the device belongs to another process, so that this system has only the driver's end."""
         return self.options.peer is not None or self.elsewhere == "device"
+
+    @property
+    def units(self) -> Mapping[str, Any]:
+        """Records of the units by address, such as 0:1."""
+        return {}
+
+    def with_units(self, units: Iterable[Any]) -> Self:
+        """Return the device with these records of units instead of its own."""
+        return self
 
     @property
     def driven(self) -> bool:

@@ -55,5 +55,5 @@ async def test_the_status_has_names_and_what_is_up() -> None:
         why = "down: the device can't be reached"
         verdict = {"rule": "down", "queue": "", "text": why, "look": "vnet show net0"}
         parts = {"hosts": ["rc", "ep"], "links": {"pcie0": False}, "devices": {"net0": False}}
-        assert plain == {**parts, "verdicts": {"net0": verdict}}
+        assert plain == {**parts, "ntbs": [], "luns": [], "verdicts": {"net0": verdict}}
         assert from_plain(StatusView, plain) == take_status(world)

@@ -23,6 +23,7 @@ __all__ = [
     "OpenContext",
     "PlainEnd",
     "SideName",
+    "Units",
     "request_counts",
     "request_figures",
     "traffic_figures",
@@ -35,6 +36,16 @@ SideName = Literal["driver", "device"]
 """Name of a side of a virtio device."""
 NO_FIGURES = Figures(0, 0, {})
 """Figures of a queue that nothing counts."""
+
+
+class Units(Protocol):
+    """The units of a running device, by address as in `vnet.spec.DeviceSpec.units`."""
+
+    async def add(self, spec: Any, index: int) -> None:
+        """Open a unit and plug it in; ``index`` is its index in the device's list. Raises ConfigError."""
+
+    async def remove(self, address: str) -> None:
+        """Unplug a unit, end the requests under way to it by its device's rules, and close it."""
 
 
 class End(Protocol):
@@ -58,6 +69,10 @@ class End(Protocol):
     @property
     def requests(self) -> Submitter[Any] | None:
         """Requests under way, which an orderly removal finishes; None if this end has none."""
+
+    @property
+    def units(self) -> Units | None:
+        """Units that come and go while the device runs; None if this end has none."""
 
     def figures(self, queue: int) -> Figures:
         """Return the figures of the queue with this index."""
@@ -91,6 +106,10 @@ class CountedEnd:
 
     @property
     def requests(self) -> Submitter[Any] | None:
+        return None
+
+    @property
+    def units(self) -> Units | None:
         return None
 
     def counts(self) -> Sequence[tuple[str, Figures]]:

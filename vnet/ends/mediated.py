@@ -22,6 +22,7 @@ class MediatorEnd:
 
     fixed = "of a mediated device follows the driver at the other end"
     requests = None
+    units = None
     settings: Mediator
     name: str
     """Name of the device on this side."""

@@ -13,6 +13,7 @@ __all__ = [
     "ChangeStep",
     "DeviceAddition",
     "DeviceDeletion",
+    "LunAddition",
     "PartChoice",
     "SideChoice",
     "TopologyChange",
@@ -31,6 +32,18 @@ class TopologyChange(QapiRecord):
 
 
 @attrs.frozen
+class LunAddition(QapiRecord):
+    """Arguments that add a LUN to a running SCSI host."""
+
+    name: str
+    """Name of the device."""
+    lun: Mapping[str, Any]
+    """Keys of an entry of ``luns`` in a topology file, as JSON: target, lun, store, path, size and others."""
+    file: str = "topology"
+    """Name of the file in errors."""
+
+
+@attrs.frozen
 class WantedTopology(TopologyChange):
     """Arguments that describe the whole system as it is to be."""
 
@@ -43,7 +56,8 @@ class PartChoice(QapiRecord):
     """Arguments that name a part."""
 
     name: str
-    """Name of the host, link, NTB or device; as table.name, such as links.pcie0, if two parts have the name."""
+    """Name of the host, link, NTB or device; as table.name, such as links.pcie0, if two parts have the name. A LUN of a
+    device is DEVICE:TARGET:LUN, such as scsi0:0:1."""
     surprise: bool = False
     """Whether the part is pulled like a card: its drivers notice afterwards. Default: drivers are unbound first."""
 
@@ -88,7 +102,7 @@ class ChangeStep(QapiRecord):
     action: str
     """Either add or remove."""
     kind: str
-    """Either host, link, ntb or device."""
+    """Either host, link, ntb, device or lun."""
     name: str
     why: str = ""
     """Keys that differ, or the part that it is on; empty if only one of both topologies has it."""

@@ -12,6 +12,7 @@ from vnet.qmp.change_records import (
     ChangeStep,
     DeviceAddition,
     DeviceDeletion,
+    LunAddition,
     PartChoice,
     SideChoice,
     TopologyChange,
@@ -24,11 +25,11 @@ from vnet.system.device_keys import KEYS
 from vnet.system.world import World
 from vnet.topology import Topology
 from vnet.topology.join import TABLES
-from vnet.topology.plan import KINDS
-from vnet.topology.reader import from_tables
+from vnet.topology.plan import KINDS, UNITS
+from vnet.topology.reader import from_tables, parse_unit
 from vnet.transports import CARRIERS, TRANSPORTS
 
-__all__ = ["add", "apply", "bind", "change", "device_add", "device_del", "remove", "start", "stop", "unbind"]
+__all__ = ["add", "apply", "bind", "change", "device_add", "device_del", "lun_add", "remove", "start", "stop", "unbind"]
 
 PROBLEMS = 10
 """Most problems of a topology in one error."""
@@ -65,7 +66,17 @@ async def remove(world: World, arguments: PartChoice) -> tuple[ChangeStep, ...]:
     """Remove a part with all that is on it, and return what was removed."""
     with _refusals(""):
         removed = await world.remove(arguments.name, surprise=arguments.surprise)
-    return tuple(ChangeStep("remove", KINDS[table], name) for table, name in removed)
+    return tuple(ChangeStep("remove", (KINDS | UNITS)[table], name) for table, name in removed)
+
+
+async def lun_add(world: World, arguments: LunAddition) -> tuple[ChangeStep, ...]:
+    """Add a LUN to a running SCSI host, which reports it to its driver, and return it."""
+    with _refusals(arguments.file):
+        if (spec := world.topology.devices.get(arguments.name)) is None or spec.unit is None:
+            scsi = ", ".join(name for name, each in world.topology.devices.items() if each.unit is not None)
+            raise QmpError(f"{arguments.name}: must be a SCSI host{f', such as {scsi}' if scsi else '; there is none'}")
+        added = await world.add_unit(arguments.name, parse_unit(arguments.name, spec, arguments.lun, arguments.file))
+    return (ChangeStep("add", "lun", added),)
 
 
 async def apply(world: World, arguments: WantedTopology) -> tuple[ChangeStep, ...]:

@@ -244,7 +244,7 @@ class Part(QapiRecord):
     """A part of the system."""
 
     kind: str
-    """Either host, link, ntb or device."""
+    """Either host, link, ntb, device or lun."""
     name: str
 
 

@@ -17,9 +17,10 @@ from vnet.spec import RemoteEnd
 from vnet.system.device import Device
 from vnet.system.parts import TABLES, Parts
 from vnet.system.tables import System
+from vnet.system.units import UnitChanges
 from vnet.topology import Topology, check
 from vnet.topology.join import FILE, join, keys_of, select, union
-from vnet.topology.plan import KINDS, Step, plan_changes, with_carried
+from vnet.topology.plan import KINDS, Step, plan_changes, unit_changes, unit_name, with_carried
 
 __all__ = ["Changes", "Record", "no_record"]
 
@@ -38,6 +39,7 @@ class Changes:
         self._system = system
         self._parts = parts
         self._record = record
+        self._units = UnitChanges(system, parts, record)
         self._lock = trio.Lock()
 
     async def begin(self, topology: Topology) -> None:
@@ -105,9 +107,23 @@ class Changes:
                     place = {} if kind == "ntb" else {kind: name}
                     emit(PartMoved(trio.current_time(), attrs.evolve(Source(), **place), kind, name, present))
 
+    async def add_unit(self, name: str, record: Any) -> str:
+        """See `vnet.system.world.World.add_unit`."""
+        async with self._lock:
+            spec = self._units.with_unit(name, record)
+            address = list(spec.units)[-1]
+            await self._units.set({name: spec})
+            self._units.report(name, [address], present=True)
+        return unit_name(name, address)
+
     async def remove(self, name: str, *, surprise: bool) -> tuple[tuple[str, str], ...]:
         """See `vnet.system.world.World.remove`."""
+        device, colon, unit = name.partition(":")
         async with self._lock:
+            if colon:
+                await self._units.set({device: self._units.without_unit(device, unit)}, surprise=surprise)
+                self._units.report(device, [unit], present=False)
+                return (("luns", name),)
             parts = self._removable(*self._find(name))
             await self._take(parts, surprise=surprise)
         self._report(parts, present=False)
@@ -119,19 +135,26 @@ class Changes:
             before = self._system.topology
             plan = plan_changes(before, check(wanted, FILE))
             kept = _without(before, plan.removed)
-            whole, new = join(kept, plan.added)
+            whole, new = join(attrs.evolve(kept, devices={**kept.devices, **plan.units}), plan.added)
             if dry_run:
                 return plan.steps
             await self._take(plan.removed, surprise=False)
+            old = {name: before.devices[name] for name in plan.units}
             try:
+                await self._units.set({name: whole.devices[name] for name in plan.units})
                 await self._make(new, whole)
                 await self._wait_up(self._running(new), timeout)
             except BaseException as exc:
                 with trio.CancelScope(shield=True):
                     await self._take(new)
+                    await self._units.restore(old, exc)
                     await self._restore(plan.removed, kept, exc)
                 raise
         self._report(plan.removed, present=False)
+        for name, spec in old.items():
+            gone, come = unit_changes(spec, whole.devices[name])
+            self._units.report(name, gone, present=False)
+            self._units.report(name, come, present=True)
         self._report(new, present=True)
         return plan.steps
 

@@ -128,13 +128,30 @@ class Parts:
         for error in filter(None, errors):
             raise error
 
+    def replace(self, name: str, spec: DeviceSpec) -> None:
+        """Note in the topology that a device which runs on has another record."""
+        self._tables["devices"][name] = spec
+
+    @asynccontextmanager
+    async def drained(self, parts: Topology) -> AsyncIterator[None]:
+        """Hold the requests to devices within the context, after `drain`."""
+        await self.drain(parts)
+        try:
+            yield
+        finally:
+            for requests in self._requests(parts).values():
+                requests.resume()
+
+    def _requests(self, parts: Topology) -> dict[str, Submitter[Any]]:
+        known = [device for name in parts.devices if (device := self._world.devices.get(name)) is not None]
+        return {each.name: requests for each in known if (requests := each.driver_end.requests) is not None}
+
     async def drain(self, parts: Topology) -> None:
         """Finish the requests under way to the devices of ``parts``, which begin no others.
 
         Raises ControlError if that takes longer than `DRAIN` seconds: they begin others again.
         """
-        known = [device for name in parts.devices if (device := self._world.devices.get(name)) is not None]
-        draining = {each.name: requests for each in known if (requests := each.driver_end.requests) is not None}
+        draining = self._requests(parts)
         done: set[str] = set()
 
         async def drain(name: str, requests: Submitter[Any]) -> None:

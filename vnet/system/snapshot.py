@@ -22,6 +22,7 @@ from vnet.system.losses import drop_counts
 from vnet.system.ring_looks import RingLooks, all_used
 from vnet.system.verdicts import judge
 from vnet.system.world import World
+from vnet.topology.plan import unit_name
 from vnet.transports import TRANSPORTS
 from vnet.views.link import LinkView
 from vnet.views.pci import NtbView
@@ -139,6 +140,7 @@ def take_status(world: World) -> StatusView:
         {name: device.up for name, device in devices.items()},
         {name: device.verdict for name, device in devices.items() if device.verdict is not None},
         tuple(world.ntbs),
+        tuple(unit_name(name, unit) for name, spec in world.topology.devices.items() for unit in spec.units),
     )
 
 

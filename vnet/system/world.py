@@ -53,8 +53,18 @@ class World(System):
         """
         await self.changes.add(topology, timeout=timeout, present=present)
 
+    async def add_unit(self, device: str, record: Any) -> str:
+        """Add a unit to a running device, such as a `vnet.ends.scsi.LunSpec`, and return its name, such as scsi0:0:1.
+
+        The device reports it to its driver. Raises ConfigError, with everything as it was.
+        """
+        return await self.changes.add_unit(device, record)
+
     async def remove(self, name: str, *, surprise: bool = False) -> tuple[tuple[str, str], ...]:
-        """Remove a device, NTB, link or host. Returns the table and the name of all that was removed, in order.
+        """Remove a device, NTB, link, host or LUN. Returns the table and the name of all that was removed, in order.
+
+        A LUN of a running SCSI host is DEVICE:TARGET:LUN, such as scsi0:0:1; its table is luns. With ``surprise``,
+        commands under way to it end with the response FAILURE; else they are finished first.
 
         An NTB or link takes with it what it carries; a host must have no links and devices. Names that two tables have
         are given as table.name. With ``surprise``, drivers notice afterwards, as if a card was pulled; else requests

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 
-from vnet.spec import RemoteEnd
+from vnet.spec import DeviceSpec, RemoteEnd
 from vnet.topology.join import TABLES, keys_of, select
 from vnet.topology.topology import Topology, mebibytes
 
-__all__ = ["KINDS", "Plan", "Step", "plan_changes", "with_carried"]
+__all__ = ["KINDS", "UNITS", "Plan", "Step", "plan_changes", "unit_changes", "unit_name", "with_carried"]
 
 KINDS = {"hosts": "host", "links": "link", "ntbs": "ntb", "devices": "device"}
 """Name of one part of each table, each table before those that refer to it."""
+UNITS = {"luns": "lun"}
+"""Name of the units of running devices, and of one of them."""
 
 
 @attrs.frozen
@@ -24,7 +26,7 @@ class Step:
     action: str
     """Either remove or add."""
     kind: str
-    """Either host, link, ntb or device."""
+    """Either host, link, ntb, device or lun."""
     name: str
     why: str = ""
     """Keys that differ, or the part that it is on; empty for a part that only one of both topologies has."""
@@ -35,9 +37,11 @@ class Step:
 
 @attrs.frozen
 class Plan:
-    """Parts to remove, then parts to add, and both as steps."""
+    """Parts to remove, then units of running devices to remove and to add, then parts to add, and all as steps."""
 
     removed: Topology
+    units: Mapping[str, DeviceSpec]
+    """Records of the devices whose units change, by name."""
     added: Topology
     steps: tuple[Step, ...]
 
@@ -55,23 +59,60 @@ def plan_changes(running: Topology, wanted: Topology) -> Plan:
         for name in known:
             if name not in given:
                 whys[table, name] = ""
+            elif table == "devices" and _same_but_units(known[name], given[name]):
+                continue
             elif known[name] != given[name]:
                 whys[table, name] = "changed: " + ", ".join(_differences(known[name], given[name]))
     for table, name, why in _consequences(running, wanted, whys):
         whys.setdefault((table, name), why)
     new = keys_of(wanted) - keys_of(running)
     removed, added = select(running, whys), select(wanted, whys.keys() | new)
+    units = {
+        name: wanted.devices[name]
+        for name, device in running.devices.items()
+        if ("devices", name) not in whys and any(unit_changes(device, wanted.devices[name]))
+    }
     steps = [
         Step("remove", KINDS[table], name, whys[table, name])
         for table in reversed(KINDS)
         for name in getattr(removed, table)
     ]
+    for name, device in units.items():
+        gone, come = unit_changes(running.devices[name], device)
+        steps += [Step("remove", "lun", unit_name(name, unit), why) for unit, why in gone.items()]
+        steps += [Step("add", "lun", unit_name(name, unit), gone.get(unit, "")) for unit in come]
     steps += [
         Step("add", KINDS[table], name, whys.get((table, name), ""))
         for table in KINDS
         for name in getattr(added, table)
     ]
-    return Plan(removed, added, tuple(steps))
+    return Plan(removed, units, added, tuple(steps))
+
+
+def unit_name(device: str, unit: str) -> str:
+    """Return the name of a unit of a device, such as scsi0:0:1."""
+    return f"{device}:{unit}"
+
+
+def unit_changes(running: DeviceSpec, wanted: DeviceSpec) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+    """Return the units to remove, each with the keys that differ, and those to add, so that a device has the wanted."""
+    known, given = running.units, wanted.units
+    gone = {
+        unit: "changed: " + ", ".join(_differences(record, given[unit])) if unit in given else ""
+        for unit, record in known.items()
+        if record != given.get(unit)
+    }
+    return gone, {unit: record for unit, record in given.items() if record != known.get(unit)}
+
+
+def _same_but_units(known: DeviceSpec, given: DeviceSpec) -> bool:
+    """Return whether nothing but the units of a device of this process differs."""
+    return (
+        known.unit is not None
+        and not known.foreign
+        and type(known) is type(given)
+        and known.with_units(()) == given.with_units(())
+    )
 
 
 def with_carried(topology: Topology, parts: Topology) -> Topology:

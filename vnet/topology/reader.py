@@ -14,7 +14,7 @@ from vnet.topology.join import NOTHING, TABLES, clashes, keys_of, select, union
 from vnet.topology.structure import references, structure
 from vnet.topology.topology import Topology
 
-__all__ = ["DEFAULT", "load", "parse", "parse_device", "read"]
+__all__ = ["DEFAULT", "load", "parse", "parse_device", "parse_unit", "read"]
 
 FILE_MAX = 16 << 20
 """Largest topology file in bytes: the path may be a device that never ends."""
@@ -124,6 +124,16 @@ def parse_device(keys: Mapping[str, Any], file: str) -> DeviceSpec:
         raise ConfigError.of(file, _sorted(errors, keys))
     assert device is not None
     return device
+
+
+def parse_unit(name: str, device: DeviceSpec, keys: Mapping[str, Any], file: str) -> Any:
+    """Return the record of a new unit of the ``device`` called ``name`` from its keys. Raises ConfigError."""
+    assert device.unit is not None
+    unit, errors = structure(keys, device.unit)
+    if errors:
+        place: Keys = ("devices", name, *device.units_key, len(device.units))
+        raise ConfigError.of(file, [error.inside(*place) for error in _sorted(errors, keys)])
+    return unit
 
 
 DEFAULT = """\

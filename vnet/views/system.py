@@ -285,3 +285,5 @@ class StatusView:
     verdicts: Mapping[str, VerdictView]
     """The fault of each device that is unwell, by its name."""
     ntbs: tuple[str, ...] = ()
+    luns: tuple[str, ...] = ()
+    """LUNs of devices, as DEVICE:TARGET:LUN."""

@@ -244,7 +244,7 @@ class PartMoved(Event):
 
     topic = Topic.LIFECYCLE
     kind: str
-    """Either host, link, ntb or device."""
+    """Either host, link, ntb, device or lun."""
     name: str
     present: bool
     """Whether it was added."""

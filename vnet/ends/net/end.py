@@ -42,6 +42,7 @@ class NetEnd:
 
     fixed = ""
     requests = None
+    units = None
     spec: PortSpec
     netns: str | None
     """Name of the port's namespace; None: our own, or no interface."""

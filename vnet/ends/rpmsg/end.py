@@ -81,6 +81,7 @@ class RpmsgEnd:
 
     fixed = ""
     requests = None
+    units = None
     side: SideName
     """Whether the end has a driver or a device; with a mediator, both ends have drivers."""
     settings: RpmsgSettings | RpmsgPlug

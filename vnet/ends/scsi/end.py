@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import attrs
 
 from drivers.contracts.liveness import Liveness
-from drivers.devices.scsi import Initiator, LogicalUnit, Lun, ScsiDomain, ScsiPlug, ScsiSettings, UnitIdentity
+from drivers.devices.scsi import Initiator, LogicalUnit, Lun, ScsiPlug, ScsiSettings
 from drivers.flow.figures import RequestFigures, Traffic
 from vnet.ends.base import CountedEnd, Figures, OpenContext, request_counts, request_figures, traffic_figures
+from vnet.ends.scsi.luns import LunStores
 from vnet.ends.scsi.spec import ScsiSpec
-from vnet.linux.background import open_background
+from vnet.linux.background import open_background, open_shelter
 from vnet.spec import MIB
 from vnet.views.ends import EndView
 from vnet.views.scsi import InitiatorView, TargetsView, UnitView
@@ -62,6 +63,11 @@ class TargetsEnd(CountedEnd):
     """The device's end: logical units."""
 
     settings: ScsiPlug
+    stores: LunStores
+
+    @property
+    def units(self) -> LunStores:
+        return self.stores
 
     def counts(self) -> list[tuple[str, Figures]]:
         own = self.settings
@@ -104,12 +110,8 @@ async def open_scsi_driver(context: OpenContext[ScsiSpec]) -> AsyncIterator[Init
 async def open_scsi_device(context: OpenContext[ScsiSpec]) -> AsyncIterator[TargetsEnd]:
     """Open only the device's end. Raises ConfigError."""
     spec, own = context.spec, context.spec.device
-    units: dict[Lun, LogicalUnit] = {}
-    async with AsyncExitStack() as stack:
-        for index, unit in enumerate(own.luns):
-            where = f"devices.{context.name}.device.luns[{index}]"
-            store = await stack.enter_async_context(unit.open_at(where, own.workers))
-            serial = f"{context.name}-{unit.target}-{unit.lun}" if unit.serial is None else unit.serial
-            units[unit.address] = LogicalUnit(store, UnitIdentity(serial))
-        plug = ScsiPlug(ScsiDomain(units), context.features, spec.queue_size, spec.queues, own.workers, own.max_target)
-        yield TargetsEnd(plug)
+    async with open_shelter() as shelter:
+        stores = LunStores(context.name, own.workers, shelter)
+        domain = await stores.open_all(own.luns)
+        plug = ScsiPlug(domain, context.features, spec.queue_size, spec.queues, own.workers, own.max_target)
+        yield TargetsEnd(plug, stores)

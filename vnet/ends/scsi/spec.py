@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Self
 
 import attrs
 
@@ -75,6 +76,15 @@ class ScsiSpec(DeviceSpec):
 
     virtio = SCSI
     queue_size_min = MIN_NUM
+    unit = LunSpec
+    units_key = ("device", "luns")
+
+    @property
+    def units(self) -> Mapping[str, LunSpec]:
+        return {str(each.address): each for each in self.device.luns}
+
+    def with_units(self, units: Iterable[LunSpec]) -> Self:
+        return attrs.evolve(self, device=attrs.evolve(self.device, luns=tuple(units)))
 
     @property
     def queue_count(self) -> tuple[str, int]:
