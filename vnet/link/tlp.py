@@ -9,9 +9,23 @@ with other headers and is left out.
 
 from __future__ import annotations
 
-from enum import Enum
+from collections.abc import Iterable
 
 import attrs
+
+from vnet.link.transaction.codec import emit
+from vnet.link.transaction.fields import DOUBLEWORD, SIZES, MessageCode, TlpKind
+from vnet.link.transaction.fragments import Piece, completion_pieces, pieces
+from vnet.link.transaction.packets import (
+    Completion,
+    ConfigRead,
+    ConfigWrite,
+    Header,
+    MemoryRead,
+    MemoryWrite,
+    Message,
+    Tlp,
+)
 
 __all__ = [
     "CONFIG_READ",
@@ -32,38 +46,17 @@ __all__ = [
 ]
 
 
-class TlpKind(Enum):
-    """Transaction layer packets, as the specification calls them."""
-
-    MWR = "MWr"
-    MRD = "MRd"
-    CPLD = "CplD"
-    CPL = "Cpl"
-    CFG_RD = "CfgRd"
-    CFG_WR = "CfgWr"
-    MSG = "Msg"
-
-
 FRAMING = 8
 """Bytes around every TLP: start and end symbols (from generation 3 on the STP token), sequence number, LCRC."""
-HEADERS = {
-    TlpKind.MWR: 16,
-    TlpKind.MRD: 16,
-    TlpKind.MSG: 16,
-    TlpKind.CPLD: 12,
-    TlpKind.CPL: 12,
-    TlpKind.CFG_RD: 12,
-    TlpKind.CFG_WR: 12,
-}
-"""Header size in bytes: four doublewords with a 64-bit address or for a message, else three."""
-CONFIG_DATA = 4
+BASE = 1 << 32
+"""Address of the transfers: one of 64 bits, at a boundary of every size that they are cut by."""
+_HEADER = Header(0)
+_WORD = bytes(DOUBLEWORD)
 
 GIGATRANSFERS = {1: 2.5, 2: 5.0, 3: 8.0, 4: 16.0, 5: 32.0}
 """Per second and lane, by generation."""
 GENERATIONS = tuple(GIGATRANSFERS)
 LANES = (1, 2, 4, 8, 16)
-SIZES = (128, 256, 512, 1024, 2048, 4096)
-"""Permitted maximum payload and read request sizes, in bytes."""
 
 DLLP = 8
 """Bytes of an Ack or of a flow control update on the link."""
@@ -134,28 +127,48 @@ class Cost:
     completion: DirectionCost | None = None
 
 
-def _direction_cost(kind: TlpKind, tlps: int, payload: int) -> DirectionCost:
-    # Data goes in doublewords, even if only part of it is enabled.
-    return DirectionCost(kind, tlps, payload, tlps * (FRAMING + HEADERS[kind]) + (payload + 3) // 4 * 4)
+def _packet_cost(packet: Tlp, payload: int = 0) -> DirectionCost:
+    return DirectionCost(packet.kind, 1, payload, FRAMING + len(emit(packet)))
 
 
-CONFIG_READ = Cost(_direction_cost(TlpKind.CFG_RD, 1, 0), _direction_cost(TlpKind.CPLD, 1, CONFIG_DATA))
-CONFIG_WRITE = Cost(_direction_cost(TlpKind.CFG_WR, 1, CONFIG_DATA), _direction_cost(TlpKind.CPL, 1, 0))
-MESSAGE = Cost(_direction_cost(TlpKind.MSG, 1, 0))
+_COMPLETION = _packet_cost(Completion(header=_HEADER, completer=0, data=_WORD), DOUBLEWORD)
+CONFIG_READ = Cost(
+    _packet_cost(ConfigRead(header=_HEADER, target=0, register=0)),
+    _COMPLETION,
+)
+CONFIG_WRITE = Cost(
+    _packet_cost(ConfigWrite(header=_HEADER, target=0, register=0, data=_WORD), DOUBLEWORD),
+    _packet_cost(Completion(header=_HEADER, completer=0)),
+)
+MESSAGE = Cost(_packet_cost(Message(header=_HEADER, code=MessageCode.ASSERT_INTA)))
+_WRITE = _packet_cost(MemoryWrite(header=_HEADER, address=BASE, data=_WORD))
+_READ = _packet_cost(MemoryRead(header=_HEADER, address=BASE, length=1))
+"""Costs of one packet; a write has one doubleword of data, as the completion has."""
+
+
+def _data_cost(packet: DirectionCost, parts: Iterable[Piece]) -> DirectionCost:
+    """Return the cost of ``parts`` in packets like ``packet``, which has one doubleword of data."""
+    lengths = [(part.size, packet.wire + (part.length - 1) * DOUBLEWORD) for part in parts]
+    return DirectionCost(packet.kind, len(lengths), sum(size for size, _ in lengths), sum(wire for _, wire in lengths))
 
 
 def write_cost(parameters: PcieParameters, size: int) -> Cost:
     """Return the cost of writing ``size`` bytes: posted, without completions."""
-    return Cost(_direction_cost(TlpKind.MWR, -(-size // parameters.max_payload), size))
+    return Cost(_data_cost(_WRITE, pieces(BASE, size, parameters.max_payload)))
 
 
 def read_cost(parameters: PcieParameters, size: int) -> Cost:
     """Return the cost of reading ``size`` bytes: each request has its own completions."""
-    request = parameters.max_read_request
-    step = min(parameters.completion_boundary or parameters.max_payload, parameters.max_payload)
-    whole, rest = divmod(size, request)
-    completions = whole * -(-request // step) + -(-rest // step)
-    return Cost(_direction_cost(TlpKind.MRD, whole + (rest > 0), 0), _direction_cost(TlpKind.CPLD, completions, size))
+    requests = list(pieces(BASE, size, parameters.max_read_request))
+    answers = (
+        answer
+        for request in requests
+        for answer in completion_pieces(
+            request.start, request.size, parameters.max_payload, parameters.completion_boundary
+        )
+    )
+    count = len(requests)
+    return Cost(attrs.evolve(_READ, tlps=count, wire=count * _READ.wire), _data_cost(_COMPLETION, answers))
 
 
 def effective_bandwidth(parameters: PcieParameters, cost: Cost) -> float:
