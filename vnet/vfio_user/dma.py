@@ -99,6 +99,8 @@ class ClientDma:
 
     def flush(self) -> None:
         """Send what writers have changed so far. A change that the client refuses is lost, as a posted write is."""
+        if not self._copies:
+            return
         for copy in list(self._copies):
             changes = copy.take_changes()
             if changes is not None:

@@ -131,6 +131,9 @@ class ServerChannel:
         for done in range(turn):
             if not self._open or not self._advance() or self._outgoing:
                 return done
+            if self._empty:
+                self._empty = False
+                return done + 1
         return turn
 
     async def _send(self) -> None:
@@ -204,7 +207,8 @@ class ServerChannel:
     def _advance(self) -> bool:
         """Send what there is room for, then serve one message, if it has arrived; return whether anything has."""
         try:
-            self._flush()
+            if self._outgoing:
+                self._flush()
             message = self._receive_now()
             if message is None:  # a doorbell
                 return True
