@@ -40,15 +40,13 @@ WITHOUT = {
     "vnet/ends/scsi": "demo end",
     "vnet/host": "platform",
     "vnet/link": "base faults",
-    "vnet/link/transaction": "fields packets",
     "vnet/linux/netlink": "rtnetlink",
     "vnet/nbd": "handshake transmission",
     "vnet/ports/packet": "base",
     "vnet/ports/packet/native": "port",
     "vnet/ports/rpmsg": "pty",
-    "vnet/qmp": "change_records",
-    "vnet/system": "carriers function_system parts qemu tables",
-    "vnet/topology": "plan reference",
+    "vnet/system": "carriers function_system qemu tables",
+    "vnet/topology": "reference",
     "vnet/vfio_user": "server_channel",
 }
 """Per folder: long modules that are tested under another name, or through others. Take names off; add none."""

@@ -12,11 +12,11 @@ import attrs
 import pytest
 import trio
 
+from support.changes import RUNNING
 from support.topologies import moved_to
 from vnet.errors import ConfigError
 from vnet.system.world import World, open_world
 from vnet.topology import Topology, parse
-from vnet.topology.plan import plan_changes
 from vnet.topology.reader import from_tables
 
 BYSTANDER = """
@@ -99,85 +99,6 @@ async def test_every_example_becomes_every_other_one_and_what_stays_is_not_inter
                 assert bystanders(world)[0] == resets
                 assert bystanders(world)[1] > before
             nursery.cancel_scope.cancel()
-
-
-RUNNING = parse(
-    """
-    [hosts.rc]
-    [hosts.ep]
-    [hosts.soc]
-    [links.pcie0]
-    root = "rc"
-    endpoint = "ep"
-    [links.a]
-    root = "ep"
-    endpoint = "soc"
-    [links.b]
-    root = "rc"
-    endpoint = "soc"
-    [ntbs.ntb0]
-    host = "soc"
-    primary = "a"
-    secondary = "b"
-    [devices.net0]
-    link = "pcie0"
-    driver.kind = "memory"
-    device.kind = "memory"
-    [devices.net1]
-    transport = "ntb"
-    ntb = "ntb0"
-    driver.kind = "memory"
-    device.kind = "memory"
-    """
-)
-
-
-@pytest.mark.parametrize(
-    ("table", "name", "changes", "steps"),
-    [
-        ("devices", "net0", {"queue_size": 64}, ["remove device net0 (changed: queue_size)", "add device net0"]),
-        (
-            "links",
-            "a",
-            {"lanes": 4},
-            [
-                "remove device net1 (on ntb ntb0)",
-                "remove ntb ntb0 (on link a)",
-                "remove link a (changed: lanes)",
-                "add link a",
-                "add ntb ntb0",
-                "add device net1",
-            ],
-        ),
-        (
-            "hosts",
-            "ep",
-            {"memory": 200},
-            [
-                "remove device net0 (on link pcie0)",
-                "remove device net1 (on ntb ntb0)",
-                "remove ntb ntb0 (on link a)",
-                "remove link pcie0 (on host ep)",
-                "remove link a (on host ep)",
-                "remove host ep (changed: memory)",
-                "add host ep",
-                "add link pcie0",
-                "add link a",
-                "add ntb ntb0",
-                "add device net0",
-                "add device net1",
-            ],
-        ),
-    ],
-)
-def test_a_part_that_differs_goes_with_all_that_is_on_it(
-    table: str, name: str, changes: dict[str, Any], steps: list[str]
-) -> None:
-    records = dict(getattr(RUNNING, table))
-    records[name] = attrs.evolve(records[name], **changes)
-    changed: dict[str, Any] = {table: records}
-    planned = plan_changes(RUNNING, attrs.evolve(RUNNING, **changed)).steps
-    assert [str(step if step.action == "remove" else attrs.evolve(step, why="")) for step in planned] == steps
 
 
 async def test_an_application_that_fails_makes_the_removed_parts_again(monkeypatch: pytest.MonkeyPatch) -> None:
