@@ -10,7 +10,7 @@ from support.paths import ROOT
 LONG = 100
 """Lines above which a module needs a test file of its name."""
 WITHOUT = {
-    "drivers/bus": "back device_queue",
+    "drivers/bus": "device_queue",
     "drivers/carriers": "ntb_registers pci vhost_user",
     "drivers/contracts": "hw ports",
     "drivers/devices/blk": "layout",
@@ -21,7 +21,6 @@ WITHOUT = {
     "drivers/devices/scsi": "sense",
     "drivers/devices/scsi/device": "domain mode request requests unit",
     "drivers/devices/scsi/driver": "queues result",
-    "drivers/memory": "vring",
     "drivers/storage": "bounce submit",
     "drivers/transports/mmio": "front",
     "drivers/transports/vhost_user": "back connection constants front_rings payloads",
@@ -45,9 +44,8 @@ WITHOUT = {
     "vnet/ports/packet": "base",
     "vnet/ports/packet/native": "port",
     "vnet/ports/rpmsg": "pty",
-    "vnet/system": "carriers function_system qemu tables",
+    "vnet/system": "carriers qemu tables",
     "vnet/topology": "reference",
-    "vnet/vfio_user": "server_channel",
 }
 """Per folder: long modules that are tested under another name, or through others. Take names off; add none."""
 

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import struct
-from collections.abc import Sequence
 
 import pytest
 
@@ -17,7 +16,7 @@ from support.rigs.vfio_user_hostile import closes, refuses
 from vnet.linux.ipc import FileHandle
 from vnet.pcie.config_space import COMMAND
 from vnet.vfio_user.accesses import RegionWrite, RegionWrites
-from vnet.vfio_user.constants import DATA_MAX, FDS_MAX, DeviceFlag, HeaderFlag, IrqFlag, IrqType, Region
+from vnet.vfio_user.constants import DATA_MAX, FDS_MAX, DeviceFlag, IrqFlag, IrqType, Region
 from vnet.vfio_user.messages import emit
 from vnet.vfio_user.payloads import DeviceInfo, IrqInfo, RegionInfo, RegionIoFds, Version
 
@@ -62,47 +61,6 @@ async def test_a_doorbell_by_eventfd_needs_no_message() -> None:
         assert answer.handles == []
         answer = await client.ask(C.DEVICE_GET_REGION_IO_FDS, RegionIoFds(4096, 0, MSIX_BAR))
         assert answer.body == struct.pack("<IIII", 16, 0, MSIX_BAR, 0)
-
-
-def posted(offset: int, data: bytes) -> bytes:
-    return emit(0, C.REGION_WRITE, RegionWrite(offset, BAR, data), HeaderFlag.NO_REPLY)
-
-
-async def test_a_posted_doorbell_rings_alone_among_others_and_in_parts() -> None:
-    async with open_bench(plug()) as bench, bench.client() as client:
-        await client.share()
-        await client.bring_up()
-        send, bell = client.socket.instant.send, posted(NOTIFY_AT, bytes(2))
-        other = posted(COMMON_AT + Common.QUEUE_SELECT, b"\1\0")
-        kicks: list[Sequence[bytes]] = [
-            [bell],
-            [3 * bell],
-            [bell + other],
-            [other, bell],
-            [bell[:20], bell[20:] + bell[:1], bell[1:]],
-        ]
-        for parts in kicks:
-            before, data = bench.server.statistics.messages, os.urandom(4096)
-
-            def kick(parts: Sequence[bytes] = parts) -> None:
-                for part in parts:
-                    send(memoryview(part))
-
-            assert await client.request(data, kick) == data + b"\0"
-            assert bench.server.statistics.messages == before + len(b"".join(parts)) // len(bell)
-        assert await client.get(Common.QUEUE_SELECT) == 1
-        assert not bench.troubles
-
-
-async def test_a_posted_write_of_two_bytes_elsewhere_is_a_write() -> None:
-    async with open_bench(plug()) as bench, bench.client() as client:
-        await client.write(Region.CONFIG, COMMAND, COMMAND_BITS.to_bytes(2, "little"))
-        await client.send(posted(COMMON_AT + Common.QUEUE_SELECT, b"\3\0"))
-        assert await client.get(Common.QUEUE_SELECT) == 3
-        assert not bench.troubles
-        await client.send(posted(1 << 30, bytes(2)))
-        await client.get(Common.QUEUE_SELECT)
-        assert len(bench.troubles) == 1
 
 
 async def test_several_writes_in_one_message() -> None:
