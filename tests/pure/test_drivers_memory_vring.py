@@ -107,7 +107,7 @@ def test_a_ring_that_its_caller_places_takes_no_memory_but_that_of_tables(memory
 
 
 @given(num=st.integers(0, 10).map(lambda power: 1 << power), segments=st.integers(1, 64), packed=st.booleans())
-def test_a_ring_takes_no_more_memory_than_was_said(num: int, segments: int, packed: bool) -> None:
+def test_a_ring_takes_no_more_memory_than_ring_memory_says(num: int, segments: int, packed: bool) -> None:
     memory, features = HostMemory(1 << 22), INDIRECT | (PACKED if packed else SPLIT)
     try:
         vring = VringMemory(memory).make(features, num, None, segments, "net0")

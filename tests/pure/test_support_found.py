@@ -27,7 +27,7 @@ WITHOUT = {
     "rings": "formats",
     "rings/observers": "packed_inflight",
     "rings/packed": "virtqueue vringh",
-    "vnet/bench": "disk figures guest guest_kernel measure peers processes relay setups suites",
+    "vnet/bench": "disk figures guest guest_kernel measure processes relay setups suites",
     "vnet/check": "front peer split trial verdicts wire",
     "vnet/check/cases": "blk honest memory messages net packed scsi split",
     "vnet/check/driver": "back clauses devices ring",
@@ -42,9 +42,8 @@ WITHOUT = {
     "vnet/linux/netlink": "rtnetlink",
     "vnet/nbd": "handshake transmission",
     "vnet/ports/packet": "base",
-    "vnet/ports/packet/native": "port",
     "vnet/ports/rpmsg": "pty",
-    "vnet/system": "carriers qemu tables",
+    "vnet/system": "qemu",
     "vnet/topology": "reference",
 }
 """Per folder: long modules that are tested under another name, or through others. Take names off; add none."""
