@@ -27,7 +27,7 @@ WITHOUT = {
     "rings": "formats",
     "rings/observers": "packed_inflight",
     "rings/packed": "virtqueue vringh",
-    "vnet/bench": "disk figures guest guest_kernel measure processes relay setups suites",
+    "vnet/bench": "disk figures measure processes relay setups suites",
     "vnet/check": "front peer split trial verdicts wire",
     "vnet/check/cases": "blk honest memory messages net packed scsi split",
     "vnet/check/driver": "back clauses devices ring",
