@@ -14,6 +14,7 @@ pytest_plugins = [
     "support.cli",
     "support.machine",
     "support.requirements",
+    "support.rigs.arena",
     "support.rigs.ring",
     "support.rigs.run_dir",
     "support.rigs.tun",

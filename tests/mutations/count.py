@@ -37,7 +37,7 @@ def count(table: Iterable[Mutation]) -> list[Count]:
     """Count both lists of requirements."""
     marked = read_marks()
     have = {name for mutation in table for name in mutation.ids}
-    lists = (("requirements of VIRTIO 1.4", read_virtio()), ("bad inputs and faults", read_hostile()))
+    lists = (("requirements of VIRTIO 1.4", list(read_virtio())), ("bad inputs and faults", read_hostile()))
     return [
         Count(title, rows, [n for n in rows if n in marked], [n for n in rows if n in marked and n not in have])
         for title, rows in lists

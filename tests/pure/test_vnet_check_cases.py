@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-
 import pytest
 
-from support.requirements import DATA, read_hostile
+from support.requirements import read_hostile, read_virtio
 from vnet.check.case import select
 from vnet.check.cases import CASES
-from vnet.check.driver.clauses import CLAUSES, Clause
 from vnet.check.verdicts import Level
 
-with (DATA / "virtio-requirements.tsv").open(encoding="utf-8", newline="") as _file:
-    ROWS = {row["id"]: row for row in csv.DictReader(_file, delimiter="\t")}
+ROWS = read_virtio()
 
 
 def test_ids_are_unique_and_of_a_list() -> None:
@@ -29,13 +25,6 @@ def test_a_requirement_has_its_section_and_its_strength(case: object) -> None:
     assert row["who"] == "device"
     expected = Level.MUST if row["level"].startswith("MUST") else Level.SHOULD
     assert case.level is expected  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("clause", CLAUSES.values(), ids=lambda clause: clause.id)
-def test_a_clause_for_drivers_has_its_section_and_its_strength(clause: Clause) -> None:
-    row = ROWS[clause.id]
-    assert (row["section"].split()[0], row["who"]) == (clause.section, "driver")
-    assert clause.level is (Level.MUST if row["level"].startswith("MUST") else Level.SHOULD)
 
 
 def test_cases_are_selected_by_id_by_row_by_beginning_by_area_and_by_section() -> None:

@@ -1,4 +1,4 @@
-"""Reports of the checker: verdicts and exit status, text, JSON, JUnit."""
+"""Reports of the checker: text, JSON, JUnit."""
 
 from __future__ import annotations
 
@@ -7,42 +7,16 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import attrs
-import pytest
 
 from vnet.check.junit import write_junit
 from vnet.check.report import as_data, details, line, skipped, summary
-from vnet.check.verdicts import OF_LEVEL, Level, Result, Verdict, exit_status
+from vnet.check.verdicts import Level, Result, Verdict
 
 FAILED = Result(
     "R04.size", "A head", "split", "2.7.6", Level.SAFETY, Verdict.FAIL, "lost it", sent=("entry 0 = 16; kick",),
     alone="vnet check device --type blk R04.size", output="one\ntwo", seconds=0.25,
 )  # fmt: skip
 PASSED = attrs.evolve(FAILED, id="R03", verdict=Verdict.PASS, seen="")
-
-
-@pytest.mark.parametrize(
-    ("verdict", "known", "strict", "status"),
-    [
-        (Verdict.PASS, False, False, 0),
-        (Verdict.FAIL, False, False, 1),
-        (Verdict.WEDGED, False, False, 1),
-        (Verdict.CRASHED, False, False, 1),
-        (Verdict.WARN, False, False, 0),
-        (Verdict.WARN, False, True, 1),
-        (Verdict.POLICY, False, True, 0),
-        (Verdict.SKIP, False, True, 0),
-        (Verdict.FAIL, True, False, 0),
-        (Verdict.PASS, True, False, 1),
-        (Verdict.SKIP, True, False, 0),
-    ],
-)
-def test_the_exit_status_follows_from_the_verdicts(verdict: Verdict, known: bool, strict: bool, status: int) -> None:
-    results = [PASSED, attrs.evolve(FAILED, verdict=verdict, known=known)]
-    assert exit_status(results, strict=strict) == status
-
-
-def test_only_must_and_safety_fail() -> None:
-    assert {level for level, verdict in OF_LEVEL.items() if verdict is Verdict.FAIL} == {Level.MUST, Level.SAFETY}
 
 
 def test_a_finding_has_its_sentence_its_bytes_and_its_command() -> None:

@@ -19,10 +19,10 @@ import pytest
 DATA = Path(__file__).parents[1] / "data"
 
 
-def read_virtio() -> list[str]:
-    """Ids such as NET-DEV-12, in the order of the specification."""
+def read_virtio() -> dict[str, dict[str, str]]:
+    """Rows by ids such as NET-DEV-12, in the order of the specification."""
     with (DATA / "virtio-requirements.tsv").open(encoding="utf-8", newline="") as file:
-        return [row["id"] for row in csv.DictReader(file, delimiter="\t")]
+        return {row["id"]: row for row in csv.DictReader(file, delimiter="\t")}
 
 
 def read_hostile() -> list[str]:
@@ -37,7 +37,7 @@ class Table:
 
     mark: str
     title: str
-    read: Callable[[], list[str]]
+    read: Callable[[], Iterable[str]]
 
     @property
     def flag(self) -> str:
@@ -103,7 +103,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for table in reports(config):
         terminalreporter.section(f"{table.mark}: {table.title}")
-        for line in render(table.read(), config.stash[MARKED].get(table.mark, set())):
+        for line in render(list(table.read()), config.stash[MARKED].get(table.mark, set())):
             terminalreporter.line(line)
 
 

@@ -11,16 +11,14 @@ from pathlib import Path
 
 import trio
 
-from vnet.check.case import select
-from vnet.check.cases import CASES
-from vnet.check.kinds import KINDS
+from support.rigs.checked import run_cases
 from vnet.check.peer import Figures, Peer
-from vnet.check.runner import NoDevice, Run
+from vnet.check.runner import NoDevice
 from vnet.check.trial import Options
-from vnet.check.verdicts import Result
+from vnet.check.verdicts import Result, Verdict
 from vnet.check.wire import HungUp
 
-__all__ = ["ToyBack", "ToyPeer", "check"]
+__all__ = ["ToyBack", "ToyPeer", "check", "check_verdict"]
 
 HEADER = struct.Struct("<III")
 VERSION_1, INDIRECT_DESC = 1 << 32, 1 << 28
@@ -202,15 +200,23 @@ async def check(
 ) -> tuple[ToyPeer, dict[str, Result]]:
     """Run cases against a toy; return it and the results by id. Raises NoDevice."""
     problem: NoDevice | None = None
-    results: list[Result] = []
+    results: dict[str, Result] = {}
     async with trio.open_nursery() as nursery:
         peer = ToyPeer(nursery, fault, at)
-        run = Run(KINDS["rng"], [peer], options or Options(), ["vnet", "check", "device"], known)
         try:
-            results = await run.run(select(CASES, words))
+            results = await run_cases(peer, "rng", words, options, known)
         except NoDevice as exc:
             problem = exc
         nursery.cancel_scope.cancel()
     if problem is not None:
         raise problem
-    return peer, {result.id: result for result in results}
+    return peer, results
+
+
+async def check_verdict(fault: str, case: str, verdict: Verdict, words: str) -> None:
+    """Check the verdict of a case against a toy with a fault, and that ``words`` are in what was seen."""
+    _, results = await check(case, fault=fault)
+    result = results[case]
+    assert result.verdict is verdict, result
+    assert words in result.seen
+    assert result.alone == f"vnet check device {case}"

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from drivers.bus.back import Identity
-from drivers.bus.vhost import VhostBus, VhostDevice
+from drivers.bus.vhost import VhostBus, VhostDriver
 from drivers.contracts.hw import DmaBuffer
 from drivers.contracts.ipc import Handle
 from drivers.devices.blk import BLK, BlkPlug
@@ -53,6 +53,7 @@ __all__ = [
     "Ring",
     "begin",
     "finish",
+    "open_back",
     "open_bench",
     "request",
 ]
@@ -326,28 +327,35 @@ class Bench:
 
 
 @asynccontextmanager
-async def open_bench(plug: BlkPlug, *, allow_unsealed: bool = False, packed: bool = False) -> AsyncIterator[Bench]:
-    """Nothing is left afterwards: neither descriptors nor mappings."""
-    before = fds(), maps()
+async def open_back(
+    driver: VhostDriver, identity: Identity, *, allow_unsealed: bool = False
+) -> AsyncIterator[VhostUserBack]:
+    """A device behind a back end that takes front ends."""
     poller = Poller()
-    back = VhostUserBack(LocalIpc(poller, allow_unsealed=allow_unsealed), Identity(DeviceId.BLOCK, "disk0", packed))
+    back = VhostUserBack(LocalIpc(poller, allow_unsealed=allow_unsealed), identity)
     bus = VhostBus()
-
-    def plug_for(device: VhostDevice) -> BlkPlug:
-        return plug
-
     async with trio.open_nursery() as nursery:
         nursery.start_soon(poller.run)
-        bus.register_driver(BLK.vhost_driver(plug_for))
+        bus.register_driver(driver)
         await nursery.start(bus.serve)
         bus.register_device(back.device)
         await back.device.ready.wait()
         back.bind()
+        yield back
+        nursery.cancel_scope.cancel()
+    poller.close()
+
+
+@asynccontextmanager
+async def open_bench(plug: BlkPlug, *, allow_unsealed: bool = False, packed: bool = False) -> AsyncIterator[Bench]:
+    """Nothing is left afterwards: neither descriptors nor mappings."""
+    before = fds(), maps()
+    driver, identity = BLK.vhost_driver(lambda device: plug), Identity(DeviceId.BLOCK, "disk0", packed)
+    async with open_back(driver, identity, allow_unsealed=allow_unsealed) as back, trio.open_nursery() as nursery:
         bench = Bench(nursery, back, plug, back.device.device_features)
         yield bench
         await bench.idle()
         nursery.cancel_scope.cancel()
-    poller.close()
     assert fds() <= before[0]
     assert maps() <= before[1]
     for error in bench.errors:
