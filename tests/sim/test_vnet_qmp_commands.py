@@ -55,7 +55,7 @@ async def test_the_version_is_that_of_the_program(world: World) -> None:
 
 async def test_the_status_is_qemus_and_ours_has_the_parts(world: World) -> None:
     assert await command(world, "query-status") == {"running": True, "status": "running"}
-    parts = {"hosts": ["rc", "ep"], "links": {"pcie0": True}, "devices": {"net0": True}, "ntbs": []}
+    parts = {"hosts": ["rc", "ep"], "links": {"pcie0": True}, "devices": {"net0": True}, "ntbs": [], "luns": []}
     assert await command(world, "query-vnet-status") == {**parts, "verdicts": {}}
 
 

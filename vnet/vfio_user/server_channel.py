@@ -89,6 +89,8 @@ class ServerChannel:
         """File descriptors received with them."""
         self._empty = False
         """Whether the last receive call has shown that no more had arrived."""
+        self._eager = False
+        """Whether the last message was a posted write, after which more may follow."""
         self._outgoing: deque[tuple[memoryview, Sequence[Handle]]] = deque()
         self._number = 0
         self._requests: dict[int, Command] = {}
@@ -212,6 +214,7 @@ class ServerChannel:
             message = self._receive_now()
             if message is None:  # a doorbell
                 return True
+            self._eager = not message.need_reply and not message.is_reply
             if self._scope.deadline != math.inf:
                 self._scope.deadline = math.inf
             if message.is_reply:
@@ -273,7 +276,10 @@ class ServerChannel:
         if self._empty:
             self._empty = False
             raise BlockingIOError
-        self._received, self._handles = self._socket.receive(max(self._assembler.missing, RECEIVE_MIN))
+        # A call that may reach beyond a header can't tell which byte file descriptors came with. Clients send those
+        # with other commands than the posted writes that this call is for.
+        size = max(self._assembler.missing, RECEIVE_MIN) if self._eager else self._assembler.missing
+        self._received, self._handles = self._socket.receive(size)
         if not self._received:
             raise EOFError
 
