@@ -31,7 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "exec": ("vnet.cli.enter", "Run CMD in the network namespace of HOST."),
     "link": ("vnet.cli.link", "Take LINK, or all links, down or up; stop or start its endpoint."),
     "add": ("vnet.cli.add", "Add the parts in FILE to a running system."),
-    "remove": ("vnet.cli.remove", "Remove PART, a device, LUN, NTB, link or host, of a running system."),
+    "remove": ("vnet.cli.remove", "Remove PART: a device, LUN, NTB, link or host."),
     "apply": ("vnet.cli.apply", "Make a running system what the topology FILE says."),
     "bind": ("vnet.cli.bind", "Bind the driver or the device type of DEVICE again."),
     "unbind": ("vnet.cli.unbind", "Unbind the driver or the device type of DEVICE."),

@@ -17,7 +17,7 @@ __all__ = ["command"]
 @click.argument("part", shell_complete=complete_all_parts)
 @errors_in_one_line
 def command(name: str, surprise: bool, part: str) -> None:
-    """Remove PART, a device, LUN, NTB, link or host, of a running system.
+    """Remove PART: a device, LUN, NTB, link or host.
 
     An NTB or a link takes with it what it carries; a host must have no links and devices. Requests under way are
     finished first, and drivers are unbound, unless --surprise is given. If two parts have the name, PART is table.name,
