@@ -29,6 +29,7 @@ OURS = (
     "device-",
     "fault-",
     "link-set",
+    "lun-add",
     "query-config-space",
     "query-faults",
     "query-ring",
