@@ -67,7 +67,7 @@ class Serve:
         assert self.process.stdout is not None
         try:
             output = self.process.stdout.readline()
-            assert "Ctrl-C ends it" in output, output + self._errors.read_text()
+            assert "Ctrl-C ends it" in output, output + self.output
         except BaseException:
             self._kill()
             raise

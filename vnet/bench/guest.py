@@ -21,11 +21,20 @@ PATIENCE = 180.0
 """Seconds for any other step."""
 MEMORY = "256M"
 LINE_TRIES = 20
+SHOWN = 2000
+"""Bytes of the end of a log in an error message."""
 
 
 def shared(memory: str = MEMORY) -> tuple[str, ...]:
     """QEMU arguments for sealed guest memory that a back end can map; ``memory`` is a size as QEMU reads it."""
     return ("-object", f"memory-backend-memfd,id=m,size={memory},share=on", "-numa", "node,memdev=m")
+
+
+def _end_of(log: Path) -> str:
+    """Return the last `SHOWN` bytes of a log: QEMU may have repeated one line for minutes."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - SHOWN))
+        return file.read().decode(errors="replace")
 
 
 class GuestError(TrafficError):
@@ -91,7 +100,7 @@ class Guest:
             except OSError:
                 if time.monotonic() > deadline or self.process.poll() is not None:
                     connected.close()
-                    raise GuestError(f"QEMU did not start: {self.errors.read_text()}") from None
+                    raise GuestError(f"QEMU did not start: {_end_of(self.errors)}") from None
                 time.sleep(0.05)
             else:
                 return connected
@@ -144,8 +153,8 @@ class Guest:
 
     def complaints(self) -> str:
         """Return the last output of its kernel and of QEMU, for error messages."""
-        console = self.log.read_text(errors="replace")[-2000:] if self.log.exists() else ""
-        return f"console: {console}\nQEMU: {self.errors.read_text(errors='replace')[-2000:]}"
+        console = _end_of(self.log) if self.log.exists() else ""
+        return f"console: {console}\nQEMU: {_end_of(self.errors)}"
 
     def monitor(self, command: str, **arguments: object) -> object:
         """Run a QMP command and return its result. Raises GuestError."""
