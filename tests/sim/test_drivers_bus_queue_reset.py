@@ -194,6 +194,39 @@ async def test_a_device_that_never_finishes_is_reset() -> None:
         await pair.transfer(1 << 14)
 
 
+async def test_a_caller_that_gives_up_leaves_no_queue_without_its_task() -> None:
+    async with open_pair(Options(queue_size=16)) as pair, tapped(pair) as tap:
+        pair.rc.pci.register_device(tap)
+        await pair.world.wait_up()
+        done = trio.current_time() + 0.5
+        tap.lies[tap.at(Common.QUEUE_RESET)] = lambda _: int(trio.current_time() < done)
+        with trio.move_on_after(0.1):
+            await pair.settings.resize(8)
+        assert {queue.ring.num for queue in pair.virtio.queues} == {8}
+        await pair.transfer(1 << 14)
+        assert pair.virtio.restarts == 0
+
+
+async def test_a_reset_of_the_device_ends_that_of_a_queue_and_happens_once() -> None:
+    async with open_pair(Options(queue_size=16)) as pair, tapped(pair) as tap, trio.open_nursery() as nursery:
+        pair.rc.pci.register_device(tap)
+        await pair.world.wait_up()
+        tap.lies[tap.at(Common.QUEUE_RESET)] = lambda _: 1
+
+        async def resize() -> None:
+            with pytest.raises(TransportLost):
+                await pair.settings.resize(8)
+
+        nursery.start_soon(resize)
+        await trio.sleep(0.1)
+        pair.virtio.stop("a test")
+        await until(lambda: pair.virtio.restarts == 1 and pair.device.up)
+        del tap.lies[tap.at(Common.QUEUE_RESET)]
+        await trio.sleep(2)
+        await pair.transfer(1 << 14)
+        assert pair.virtio.restarts == 1
+
+
 async def test_without_the_feature_the_driver_refuses() -> None:
     async with open_pair(Options(queue_size=16, features_off=("RING_RESET",))) as pair:
         with pytest.raises(FeatureMismatch, match="RING_RESET was not negotiated"):

@@ -292,22 +292,30 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
             raise TransportLost(f"{self.device.name}: the device is being reset")
         scope, ended = self._tasks.pop(former)
         scope.cancel()
-        await ended.wait()
         try:
-            await self.device.reset_queue(queue)
-            former.traffic.drop("queue_reset", former.take_back())
-            queue.halt()
-            self._buffers.pop(queue.index).close()
-            await self.device.enable_queue(queue, self.settings.queue_size)
-            if self._nursery is None:
-                raise TransportLost(f"{self.device.name}: the device was reset")
-            self._buffers[queue.index] = self._block(queue.index)
+            with trio.CancelScope(shield=True):  # a caller that gives up half-way would leave the queue without a task
+                await ended.wait()
+                self._flow_nursery()
+                await self.device.reset_queue(queue)
+                nursery = self._flow_nursery()
+                former.traffic.drop("queue_reset", former.take_back())
+                queue.halt()
+                self._buffers.pop(queue.index).close()
+                await self.device.enable_queue(queue, self.settings.queue_size)
+                self._buffers[queue.index] = self._block(queue.index)
         except (DriverError, MemoryError) as exc:
-            self.device.stop(str(exc))
+            if self._nursery is not None:
+                self.device.stop(str(exc))
             raise TransportLost(str(exc)) from None
         flow = flows[pair] = make(pair)
         flow.enabled = former.enabled
-        self._serve(self._nursery, flow)
+        self._serve(nursery, flow)
+
+    def _flow_nursery(self) -> trio.Nursery:
+        """Return the nursery of the flows. Raises TransportLost if the device was reset, which closes its rings."""
+        if self._nursery is None:
+            raise TransportLost(f"{self.device.name}: the device was reset")
+        return self._nursery
 
     def _on_port_gone(self, error: PortGone) -> None:
         """Give up the device; its reset turns off the carrier at the other end."""
