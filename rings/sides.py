@@ -34,12 +34,15 @@ class DriverSide:
     __slots__ = (
         "_areas",
         "_bad_lengths",
+        "_batch",
         "_chains",
         "_counts",
+        "_in_order",
         "_indirect",
         "_indirect_max",
         "_kicks",
         "_links",
+        "_oldest",
         "_returned",
         "_suppressed",
         "_tables",
@@ -55,7 +58,9 @@ class DriverSide:
     TABLE_WRITE: ClassVar[int]
     """Flag of a device-writable entry of an indirect table, in its second word."""
 
-    def __init__(self, memory: Memory, areas: Areas, indirect: Addr | None, indirect_max: int, num: int) -> None:
+    def __init__(
+        self, memory: Memory, areas: Areas, indirect: Addr | None, indirect_max: int, num: int, in_order: bool
+    ) -> None:
         """Take ``indirect`` as the address of ``num`` tables of ``indirect_max`` descriptors. Raises MemoryFault."""
         self.num = num
         self.num_free = num
@@ -71,6 +76,9 @@ class DriverSide:
         self._tokens: list[int | None] = [None] * num
         self._counts = [0] * num  # ring descriptors of the chain
         self._writable = [0] * num  # bytes that the device may write
+        self._in_order = in_order
+        self._oldest = 0  # in order: head or buffer id of the oldest chain in flight
+        self._batch: tuple[int, int] | None = None  # in order: last chain of the batch that it is in, and bytes written
         # Reason and section of the BadRing; not the exception, whose traceback grows with each raise.
         self._violation: tuple[str, str] | None = None
         self._kicks = self._suppressed = self._chains = self._returned = self._bad_lengths = 0
@@ -126,6 +134,21 @@ class DriverSide:
         if (wanted := 1 if in_table else count) > self.num_free:
             raise QueueFull(f"{wanted} descriptors wanted, {self.num_free} free")
         return segs
+
+    def _take_used(self, ident: int, last: int, size: int) -> tuple[int, int]:
+        """Take a chain back from a batch that ends with ``last``, to which the device wrote ``size`` bytes.
+
+        Returns its token and the bytes written: the device has written the chains before the last one completely.
+        """
+        token, room = self._tokens[ident], self._writable[ident]
+        assert token is not None  # a batch does not exceed the chains in flight
+        self._tokens[ident] = None
+        if ident != last:
+            return token, room
+        if size <= room:
+            return token, size
+        self._bad_lengths += 1
+        return token, 0
 
     def _count_publication(self, wanted: bool) -> bool:
         """Count a publication, and a kick if ``wanted``. Returns ``wanted``."""

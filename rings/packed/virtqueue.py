@@ -47,11 +47,8 @@ class PackedVirtqueue(DriverSide):
     ) -> None:
         """Zero all three areas. On BadRing or MemoryFault, releases everything."""
         self._ring = PackedRing(memory, num, addrs)
-        super().__init__(memory, self._ring, indirect, indirect_max, num)
+        super().__init__(memory, self._ring, indirect, indirect_max, num, in_order)
         self._event_idx = event_idx
-        self._in_order = in_order
-        self._oldest = 0  # in order: buffer id of the oldest chain in flight
-        self._batch: tuple[int, int] | None = None  # in order: the used descriptor that covers it
         self._desc = self._ring.desc
         self._ids = [*range(num - 1, -1, -1)]  # stack of free buffer ids
         self._slot = 0  # next descriptor to make available
@@ -225,8 +222,7 @@ class PackedVirtqueue(DriverSide):
         """
         done: list[tuple[int, int]] = []
         desc, num, slot, lap = self._desc, self.num, self._used_slot, self._used_lap
-        tokens, counts, writable = self._tokens, self._counts, self._writable
-        ident, batch, freed, idents = self._oldest, self._batch, 0, []
+        counts, ident, batch, freed, idents = self._counts, self._oldest, self._batch, 0, []
         try:
             for in_flight in range(self._in_flight, self._in_flight - limit, -1):
                 if batch is None:
@@ -237,24 +233,16 @@ class PackedVirtqueue(DriverSide):
                     if not in_flight or (batch[0] - ident) % num >= in_flight or batch[0] >= num:
                         where = f"used descriptor {slot} names buffer {batch[0]}"
                         raise BadRing(f"{where}, which is not one of the {in_flight} oldest in flight", "2.8.8")
-                token, room = tokens[ident], writable[ident]
-                assert token is not None  # a batch does not exceed the chains in flight
-                if batch[0] != ident:
-                    written = room
-                else:
-                    written, batch = batch[1], None
-                    if written > room:
-                        written = 0
-                        self._bad_lengths += 1
-                tokens[ident] = None
+                done.append(self._take_used(ident, *batch))
+                if batch[0] == ident:
+                    batch = None
+                count = counts[ident]
                 idents.append(ident)
                 ident = ident + 1 if ident + 1 < num else 0
-                count = counts[idents[-1]]
                 freed += count
                 slot += count
                 if slot >= num:
                     slot, lap = slot - num, lap ^ 1
-                done.append((token, written))
         except BadRing as exc:
             batch = None
             self._violation = str(exc), exc.section

@@ -45,12 +45,9 @@ class SplitVirtqueue(DriverSide):
     ) -> None:
         """Zero flags, indices and events. On BadRing or MemoryFault, releases everything."""
         self._ring = SplitRing(memory, num, addrs)
-        super().__init__(memory, self._ring, indirect, indirect_max, num)
+        super().__init__(memory, self._ring, indirect, indirect_max, num, in_order)
         self._mask = num - 1
         self._event_idx = event_idx
-        self._in_order = in_order
-        self._oldest = 0  # in order: head of the oldest chain in flight
-        self._batch: tuple[int, int] | None = None  # in order: the used element that covers it
         self._desc = self._ring.desc
         self._avail = self._ring.avail
         self._used_elems = self._ring.used_elems
@@ -201,8 +198,7 @@ class SplitVirtqueue(DriverSide):
         """
         done: list[tuple[int, int]] = []
         elems, mask, first = self._used_elems, self._mask, self._last_used
-        tokens, writable, counts, freed = self._tokens, self._writable, self._counts, 0
-        head, batch = self._oldest, self._batch
+        counts, head, batch, freed = self._counts, self._oldest, self._batch, 0
         try:
             for last in range(first, first + min(limit, self._used_end - first & 0xFFFF)):
                 if batch is None:
@@ -210,20 +206,12 @@ class SplitVirtqueue(DriverSide):
                     batch = elem & 0xFFFF_FFFF, elem >> 32
                     if batch[0] != head:
                         self._check_batch(head, batch[0], last, self._used_end - last & 0xFFFF)
-                token, room = tokens[head], writable[head]
-                assert token is not None  # the index does not exceed the chains in flight
-                if batch[0] != head:
-                    written = room
-                else:
-                    written, batch = batch[1], None
-                    if written > room:
-                        written = 0
-                        self._bad_lengths += 1
-                tokens[head] = None
+                done.append(self._take_used(head, *batch))
+                if batch[0] == head:
+                    batch = None
                 count = counts[head]
                 freed += count
                 head = head + count & mask
-                done.append((token, written))
         except BadRing as exc:
             batch = None
             self._violation = str(exc), exc.section
