@@ -11,8 +11,13 @@ from rings.features import COMMON, FeatureTable, mask
 
 __all__ = [
     "CONFIG_SIZE",
+    "FLUSH",
+    "GET_ID",
     "HEADER",
     "ID_SIZE",
+    "IN",
+    "OK",
+    "OUT",
     "SECTOR",
     "SEGMENT",
     "SUPPORTED",
@@ -67,6 +72,11 @@ class BlkStatus(IntEnum):
     OK = 0
     IOERR = 1
     UNSUPP = 2
+
+
+IN, OUT, FLUSH, GET_ID = RequestType.IN, RequestType.OUT, RequestType.FLUSH, RequestType.GET_ID
+OK = BlkStatus.OK
+"""Names of the module, because looking a member of an enumeration up takes longer than comparing with it."""
 
 
 class BlkConfigField(ConfigField):

@@ -15,7 +15,11 @@ from drivers.contracts.ports import SectorStore
 from drivers.devices.blk.device.request import BlkLimits, Refusal, VhostBlkRequest
 from drivers.devices.blk.layout import (
     CONFIG_SIZE,
+    GET_ID,
     ID_SIZE,
+    IN,
+    OK,
+    OUT,
     SECTOR,
     SUPPORTED,
     TABLE,
@@ -147,8 +151,6 @@ class VhostBlkRequestFlow(JobFlow[VhostBlkRequest]):
         self.complete(request.head, 0)
 
 
-IN, OUT, GET_ID, OK = RequestType.IN, RequestType.OUT, RequestType.GET_ID, BlkStatus.OK.value
-"""Also here, because looking a member of an enumeration up takes longer than comparing with it."""
 _ANSWERS = frozenset((IN, GET_ID))
 _MOVES = frozenset((IN, OUT))
 _KINDS: Mapping[int, IoKind] = {

@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from drivers.devices.blk.driver.geometry import Geometry
-from drivers.devices.blk.layout import BlkStatus, RequestType
+from drivers.devices.blk.layout import IN, BlkStatus, RequestType
 from drivers.errors import DriverError
 from drivers.storage.bounce import LARGE, Buffer
 from drivers.storage.submit import BUFFERS, PATIENCE, SubmissionQueue, Submitter
@@ -23,8 +23,6 @@ __all__ = ["Disk", "DiskError", "DiskRequest"]
 
 PART = 1 << 20
 """Maximum bytes of data of one request; larger operations are split."""
-IN = RequestType.IN
-"""Also here, because looking a member of an enumeration up takes longer than comparing with it."""
 WRITES = frozenset((RequestType.OUT, RequestType.DISCARD, RequestType.WRITE_ZEROES))
 
 

@@ -13,8 +13,11 @@ from drivers.contracts.hw import DmaMemory
 from drivers.devices.blk.driver.disk import PART, Disk, DiskRequest, transfer_max
 from drivers.devices.blk.driver.geometry import Geometry
 from drivers.devices.blk.layout import (
+    GET_ID,
     HEADER,
     ID_SIZE,
+    IN,
+    OK,
     SECTOR,
     SEGMENT,
     SUPPORTED,
@@ -40,7 +43,6 @@ __all__ = ["MIN_NUM", "BlkSettings", "BoundVirtioBlk", "host_memory"]
 # A slot holds the parts of a request besides its data: header, one segment, id, status. Whole cache lines.
 SLOT, SEGMENT_AT, ID_AT, STATUS_AT = 64, 16, 32, 56
 UNANSWERED = 0xFF
-IN, GET_ID, OK = RequestType.IN, RequestType.GET_ID, BlkStatus.OK  # looking them up takes longer than comparing
 SEGMENTS = PART // LARGE
 """Number of data segments of the largest request, if the device takes segments of `LARGE` bytes."""
 MIN_NUM = 4
