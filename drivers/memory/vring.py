@@ -37,7 +37,7 @@ class Vring:
     num: int
     addrs: RingAddrs
     buffers: tuple[DmaBuffer, ...]
-    """The memory of ring and tables; empty if the caller has placed the ring."""
+    """The memory of ring and tables; without a ring that the caller has placed."""
 
 
 class VringMemory:
@@ -101,7 +101,7 @@ class VringMemory:
     def free_ring(self, ring: Virtqueue) -> None:
         """Close one ring, and free its memory, likewise. Raises ValueError if it has none."""
         [vring] = [each for each in self._vrings if each.ring is ring]
-        self._vrings = [each for each in self._vrings if each is not vring]
+        self._vrings.remove(vring)
         ring.close()
         for buffer in vring.buffers:
             self._buffers.remove(buffer)

@@ -198,7 +198,6 @@ async def test_a_hostile_word_has_the_same_outcome(monkeypatch: pytest.MonkeyPat
             assert results[0] == results[1], (seed, step)
             assert carried.stack.read(1 - end) == python.read(1 - end), (seed, step)
             assert carried.stack.figures() == python.figures(), (seed, step)
-            assert carried.stack.figures() == python.figures(), (seed, step)
             outcomes[results[0]] = outcomes.get(results[0], 0) + 1
             if results[0] is not None:
                 break

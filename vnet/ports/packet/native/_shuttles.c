@@ -431,7 +431,7 @@ static PyObject *lend(PyObject *Py_UNUSED(self), PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* take_back(shuttle) -> what `vnet.ports.packet.native.shuttle.Returned` has */
+/* take_back(shuttle) -> positions and figures, as `Shuttle.take_back` in Python reads them; None if nothing is lent */
 static PyObject *take_back(PyObject *Py_UNUSED(self), PyObject *capsule)
 {
     Shuttle *l = PyCapsule_GetPointer(capsule, SHUTTLE);
