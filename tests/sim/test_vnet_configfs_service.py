@@ -5,20 +5,22 @@ docs/configfs.md has them as well, with a mount and real interfaces.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from support.rigs.configfs import TWO_LINKS
+from support.rigs.configfs import TWO_LINKS, refused
 from support.tree import TreeShell
 from vnet.configfs.service import Configfs, WorldSystem
 from vnet.ends.net.memory_traffic import MemoryTraffic
 from vnet.ends.rpmsg import RpmsgEnd
+from vnet.errors import ControlError
 from vnet.system.world import World, open_world
 from vnet.testing.footprint import fds
-from vnet.topology import parse
+from vnet.topology import Topology, parse
 from vnet.traffic.kernel import PingResult
 
 TEST = """
@@ -152,6 +154,40 @@ async def test_a_stopped_controller_is_a_link_without_an_endpoint(world: World, 
     await shell.run("echo 1 > controllers/pcie0/start")
     await world.wait_up()
     assert await talks(world, "vhost0")
+
+
+async def test_start_reads_whether_the_endpoint_is_present(world: World, shell: TreeShell) -> None:
+    await shell.run(ON_LINK)
+    await world.stop("pcie0")
+    assert await shell.run("cat controllers/pcie0/start") == ["0"]
+    await shell.run("echo 1 > controllers/pcie0/start")
+    await world.wait_up()
+    assert (world.links["pcie0"].up, world.devices["vhost0"].up) == (True, True)
+    await world.stop("pcie1")
+    await shell.run("echo 1 > controllers/pcie1/start")
+    assert world.links["pcie1"].up
+    await shell.run("echo 0 > controllers/pcie1/start")
+    await world.start("pcie1")
+    assert await shell.run("cat controllers/pcie1/start") == ["1"]
+
+
+async def test_a_controller_whose_functions_are_refused_stays_stopped(
+    world: World, shell: TreeShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: Topology) -> None:
+        raise ControlError("refused")
+
+    await world.stop("pcie0")
+    await shell.run(ON_LINK.replace("# echo 1 > controllers/pcie0/start", ""))
+    with monkeypatch.context() as patch:
+        patch.setattr(world, "add", refuse)
+        await refused(errno.EINVAL, shell.run("echo 1 > controllers/pcie0/start"), "refused")
+    assert await shell.run("cat controllers/pcie0/start") == ["0"]
+    assert not world.links["pcie0"].up
+    await world.start("pcie0")
+    assert "vhost0" not in world.devices
+    await shell.run("echo 1 > controllers/pcie0/start")
+    assert world.devices["vhost0"].up
 
 
 async def test_reads_change_nothing_and_wait_for_no_change(world: World, shell: TreeShell) -> None:

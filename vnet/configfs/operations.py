@@ -41,6 +41,9 @@ class System(Protocol):
     async def remove(self, name: str) -> None:
         """Remove a part and what it carries; ``name`` begins with its table and a dot. Raises as `add` does."""
 
+    def is_started(self, link: str) -> bool:
+        """Return whether the endpoint controller of a link is started; False for a link that is gone."""
+
     async def start(self, link: str) -> None:
         """Start the endpoint controller of a link."""
 

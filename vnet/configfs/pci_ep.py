@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from heapq import heappop, heappush
 
 import attrs
+import trio
 
 from drivers.contracts.hw import MAX_FUNCTIONS
 from vnet.configfs.function_attributes import header_attributes, ntb_attributes
@@ -24,13 +26,11 @@ __all__ = ["PciEndpoints"]
 SIDES = ("primary", "secondary")
 
 
-@attrs.define(eq=False)
+@attrs.frozen(eq=False)
 class Controller:
     """An endpoint controller, which has the name of its link."""
 
     link: str
-    started: bool = False
-    """Whether the host at the other end of the link sees its functions."""
 
 
 class PciEndpoints:
@@ -52,7 +52,7 @@ class PciEndpoints:
         for name, driver in self._drivers.items():
             self._parents[name] = functions.add(name, Kind(make=self._make), driver)
             functions.link(driver.alias, self._parents[name], fixed=True)
-        start = Attribute("start", lambda controller: str(int(controller.data.started)), self._start)
+        start = Attribute("start", lambda controller: str(int(system.is_started(controller.data.link))), self._start)
         self._controllers = top.add("controllers", Kind())
         self._controller = Kind(attributes(start), allow_link=self._link_function, drop_link=self._unlink_function)
         self._sides = {
@@ -101,7 +101,6 @@ class PciEndpoints:
             directory.put(Directory(function.full_name, self._ntb_settings, directory, function))
         for side, link in function.controllers.items():
             controller = self._controller_of(link)
-            controller.data.started = True
             if driver.sides == 1:
                 controller.link(name, directory)
             else:
@@ -220,22 +219,22 @@ class PciEndpoints:
         function.controllers.pop(side, None)
 
     async def _start(self, directory: Directory, text: str) -> None:
-        """Start the controller, and add the functions that waited for it; or stop it, which its host sees at once."""
-        controller: Controller = directory.data
-        start = parse_bool(text)
-        if start == controller.started:
-            return
+        """Start the controller, and add the functions that wait for it; or stop it, which its host sees at once."""
+        link = directory.data.link
+        start, started = parse_bool(text), self._system.is_started(link)
         if not start:
-            await applied(self._system.stop(controller.link))
-            controller.started = False
+            if started:
+                await applied(self._system.stop(link))
             return
-        await applied(self._system.start(controller.link))
-        controller.started = True
-        functions = [each for each, _ in self._functions.values() if controller.link in each.controllers.values()]
+        if not started:
+            await applied(self._system.start(link))
+        functions = [each for each, _ in self._functions.values() if link in each.controllers.values()]
         try:
             await self._add(functions)
         except BaseException:
-            controller.started = False
+            if not started:
+                with trio.CancelScope(shield=True), suppress(TreeError):  # the link may be gone
+                    await applied(self._system.stop(link))
             raise
 
     async def _add(self, functions: Iterable[Function]) -> None:
@@ -258,7 +257,7 @@ class PciEndpoints:
             raise TreeError(errno.ENODEV, f"removed before it was up: {', '.join(removed)}")
 
     def _ready(self, function: Function) -> bool:
-        return all(self._controller_of(link).data.started for link in function.controllers.values())
+        return all(map(self._system.is_started, function.controllers.values()))
 
     async def _remove(self, function: Function) -> None:
         """Remove a function from the system, with what it carries."""

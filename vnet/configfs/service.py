@@ -121,6 +121,9 @@ class WorldSystem:
     async def remove(self, name: str) -> None:
         await self.world.remove(name)
 
+    def is_started(self, link: str) -> bool:
+        return link in self.world.links and self.world.links[link].present
+
     async def start(self, link: str) -> None:
         await self.world.start(link)
 

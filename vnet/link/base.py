@@ -117,6 +117,10 @@ class Link(Protocol):
         """Whether an endpoint is present and reachable, and the link was not taken down."""
 
     @property
+    def present(self) -> bool:
+        """Whether an endpoint is present, also while it cannot be reached or the link was taken down."""
+
+    @property
     def epoch(self) -> int:
         """Number of link-ups so far."""
 

@@ -147,6 +147,10 @@ class IdealLink:
         return self._up
 
     @property
+    def present(self) -> bool:
+        return self._present
+
+    @property
     def epoch(self) -> int:
         return self._epoch
 

@@ -28,6 +28,10 @@ class LinkWrapper:
         return self.inner.up
 
     @property
+    def present(self) -> bool:
+        return self.inner.present
+
+    @property
     def epoch(self) -> int:
         return self.inner.epoch
 

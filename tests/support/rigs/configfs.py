@@ -91,6 +91,9 @@ class FakeSystem:
         self.changes: list[str] = []
         self.refusal: Exception | None = None
         self.ends: dict[str, FakeChannels] = {}
+        self.started = {link for spec in topology.devices.values() if (link := spec.link) is not None}
+        """Links whose controller is started: at first those that carry something."""
+        self.started |= {link for spec in topology.ntbs.values() for link in (spec.primary, spec.secondary)}
 
     async def add(self, part: Topology) -> None:
         await trio.lowlevel.checkpoint()
@@ -109,14 +112,21 @@ class FakeSystem:
         await trio.lowlevel.checkpoint()
         self.changes.append(f"-{name}")
 
+    def is_started(self, link: str) -> bool:
+        return link in self.started
+
     async def start(self, link: str) -> None:
         await trio.lowlevel.checkpoint()
+        if self.refusal is not None:
+            raise self.refusal
+        self.started.add(link)
         self.changes.append(f"start {link}")
 
     async def stop(self, link: str) -> None:
         await trio.lowlevel.checkpoint()
         if self.refusal is not None:
             raise self.refusal
+        self.started.discard(link)
         self.changes.append(f"stop {link}")
 
     def drop(self, name: str) -> None:
