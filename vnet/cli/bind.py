@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import click
 
-from vnet.cli.change import PATIENCE
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.live_names import complete_devices
-from vnet.qmp.client import ask
+from vnet.qmp.client import CHANGE_PATIENCE, ask
 
 __all__ = ["command"]
 
@@ -22,5 +21,5 @@ def command(name: str, device: str, side: str) -> None:
 
     Returns once DEVICE is up, unless its other side is unbound. A driver that failed is tried again.
     """
-    ask(name, "device-bind", {"name": device, "side": side}, timeout=PATIENCE)
+    ask(name, "device-bind", {"name": device, "side": side}, timeout=CHANGE_PATIENCE)
     click.echo(f"{device}: the {side} is bound")

@@ -10,12 +10,10 @@ import click
 from vnet.cli.common import check_name, errors_in_one_line
 from vnet.cli.live_names import complete_systems
 from vnet.errors import ControlError
-from vnet.qmp.client import ask
+from vnet.qmp.client import CHANGE_PATIENCE, ask
 
-__all__ = ["CHANGE_SECONDS", "command", "system_argument"]
+__all__ = ["command", "system_argument"]
 
-CHANGE_SECONDS = 60.0
-"""Seconds that a change may take: a device may need half of them to come up."""
 MARKS = {stat.S_IFDIR: "/", stat.S_IFLNK: "@"}
 
 system_argument = click.argument("name", callback=check_name, shell_complete=complete_systems)
@@ -54,7 +52,7 @@ def command() -> None:
 
 
 def _change(name: str, operation: str, **arguments: str) -> None:
-    ask(name, f"cfs-{operation}", arguments, CHANGE_SECONDS)
+    ask(name, f"cfs-{operation}", arguments, CHANGE_PATIENCE)
 
 
 def _is_directory(name: str, path: str) -> bool:

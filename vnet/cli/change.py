@@ -9,13 +9,11 @@ import click
 
 from vnet.cli.topology_file import open_tables
 from vnet.qmp.change_records import ChangeStep
-from vnet.qmp.client import ask
+from vnet.qmp.client import CHANGE_PATIENCE, ask
 from vnet.views.parse import from_answer
 
-__all__ = ["PATIENCE", "change", "read_tables"]
+__all__ = ["change", "read_tables"]
 
-PATIENCE = 120.0
-"""Seconds that a change may take: devices must come up, and changes follow one another."""
 DONE = {"add": "added", "remove": "removed"}
 
 
@@ -24,7 +22,7 @@ def change(name: str, command: str, arguments: dict[str, Any], *, preview: bool 
 
     With ``preview``, the lines say what a change would do.
     """
-    steps = from_answer(name, tuple[ChangeStep, ...], ask(name, command, arguments, timeout=PATIENCE))
+    steps = from_answer(name, tuple[ChangeStep, ...], ask(name, command, arguments, timeout=CHANGE_PATIENCE))
     for step in steps:
         verb = step.action if preview else DONE.get(step.action, step.action)
         click.echo(f"{verb} {step.kind} {step.name}{f' ({step.why})' if step.why else ''}")

@@ -12,12 +12,13 @@ from typing import Any
 import click
 import trio
 
-from vnet.cli.cfs import CHANGE_SECONDS, system_argument
+from vnet.cli.cfs import system_argument
 from vnet.cli.common import errors_in_one_line
 from vnet.cli.extras import extra
 from vnet.cli.signals import run_until_ended
 from vnet.configfs.mounts import is_dead, unmount
 from vnet.errors import SUDO, ControlError, PrivilegeError
+from vnet.qmp.client import CHANGE_PATIENCE
 
 __all__ = ["command"]
 
@@ -61,7 +62,7 @@ async def _mount(name: str, directory: Path, serving: trio.Event) -> int:
         try:
             if operation in LOOKS:
                 return await control.look(f"cfs-{operation}", arguments)
-            return await control.act(f"cfs-{operation}", arguments, CHANGE_SECONDS)
+            return await control.act(f"cfs-{operation}", arguments, CHANGE_PATIENCE)
         except Refusal as exc:
             raise TreeError(error_number(str(exc))) from None
         except ControlError:

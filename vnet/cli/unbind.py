@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import click
 
-from vnet.cli.change import PATIENCE
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.live_names import complete_devices
-from vnet.qmp.client import ask
+from vnet.qmp.client import CHANGE_PATIENCE, ask
 
 __all__ = ["command"]
 
@@ -23,5 +22,5 @@ def command(name: str, device: str, side: str) -> None:
     It stays unbound until `vnet bind`. Without its driver, a device is reset. Without its device type, it offers
     nothing, and its driver waits.
     """
-    ask(name, "device-unbind", {"name": device, "side": side}, timeout=PATIENCE)
+    ask(name, "device-unbind", {"name": device, "side": side}, timeout=CHANGE_PATIENCE)
     click.echo(f"{device}: the {side} is unbound")

@@ -14,7 +14,7 @@ from vnet.qmp import codec
 from vnet.qmp.codec import NEGOTIATE, LineFramer, QmpError, TooLong
 from vnet.system.state import socket_path
 
-__all__ = ["CHUNK", "PATIENCE", "REPLY_MAX", "Connection", "ask", "connect", "expect"]
+__all__ = ["CHANGE_PATIENCE", "CHUNK", "PATIENCE", "REPLY_MAX", "Connection", "ask", "connect", "expect"]
 
 REPLY_MAX = 16 << 20
 """Bytes of the longest reply."""
@@ -22,6 +22,8 @@ CHUNK = 1 << 20
 """Bytes of a read from the system."""
 PATIENCE = 5.0
 """Seconds that a reply may take."""
+CHANGE_PATIENCE = 120.0
+"""Seconds that the reply to a change may take: devices must come up, and changes follow one another."""
 RETRY = 0.02
 """Seconds between attempts to connect while the backlog is full."""
 
