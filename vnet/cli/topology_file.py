@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from vnet.errors import ConfigError
-from vnet.topology import Topology, load, read
-from vnet.topology.reader import parse_tables, read_text
+from vnet.topology import Topology
+from vnet.topology.reader import from_tables, parse_tables, read_text
 
 __all__ = ["BUILT_IN", "FILE", "open_tables", "open_topology"]
 
@@ -23,10 +23,8 @@ FILE = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 
 def open_topology(path: Path) -> tuple[str, Topology]:
     """Return the name of the file in errors, and its topology. Raises ConfigError, OSError."""
-    if str(path) == "-":
-        with os.fdopen(0, "rb", closefd=False) as stdin:
-            return STDIN, read(stdin, STDIN)
-    return str(path), load(path)
+    file, tables = open_tables(path)
+    return file, from_tables(tables, file)
 
 
 def open_tables(path: Path) -> tuple[str, dict[str, Any]]:
