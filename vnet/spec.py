@@ -202,6 +202,11 @@ class LinkSpec:
         return str(self.root), str(self.endpoint)
 
     @property
+    def remote(self) -> bool:
+        """Whether one of its ends is another process."""
+        return isinstance(self.root, RemoteEnd) or isinstance(self.endpoint, RemoteEnd)
+
+    @property
     def timed(self) -> bool:
         """Whether a field that makes accesses take time is given."""
         return any(getattr(self, key) is not None for key in TIMING_KEYS)

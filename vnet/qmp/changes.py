@@ -24,7 +24,6 @@ from vnet.qmp.records import LinkChoice
 from vnet.system.device_keys import KEYS
 from vnet.system.world import World
 from vnet.topology import Topology
-from vnet.topology.join import TABLES
 from vnet.topology.plan import KINDS, UNITS
 from vnet.topology.reader import from_tables, parse_unit
 from vnet.transports import CARRIERS, TRANSPORTS
@@ -51,7 +50,7 @@ def _refusals(file: str) -> Iterator[None]:
 
 
 def _steps(action: str, parts: Topology) -> tuple[ChangeStep, ...]:
-    return tuple(ChangeStep(action, KINDS[table], name) for table in TABLES for name in getattr(parts, table))
+    return tuple(ChangeStep(action, kind, name) for table, kind in KINDS.items() for name in getattr(parts, table))
 
 
 async def add(world: World, arguments: TopologyChange) -> tuple[ChangeStep, ...]:

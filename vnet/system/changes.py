@@ -15,11 +15,11 @@ from vnet.errors import ConfigError, ControlError, FieldError, PrivilegeError
 from vnet.names import named
 from vnet.spec import RemoteEnd
 from vnet.system.device import Device
-from vnet.system.parts import TABLES, Parts
+from vnet.system.parts import Parts
 from vnet.system.tables import System
 from vnet.system.units import UnitChanges
 from vnet.topology import Topology, check
-from vnet.topology.join import FILE, join, keys_of, select, union
+from vnet.topology.join import FILE, join, keys_of, select, union, without
 from vnet.topology.plan import KINDS, Step, plan_changes, unit_changes, unit_name, with_carried
 
 __all__ = ["Changes", "Record", "no_record"]
@@ -91,17 +91,17 @@ class Changes:
 
     def _running(self, parts: Topology) -> dict[tuple[str, str], object]:
         """Return the running parts with the names of ``parts``, by table and name."""
-        running = {table: getattr(self._system, table) for table in TABLES}
+        running = {table: getattr(self._system, table) for table in KINDS}
         return {
             (table, name): running[table][name]
-            for table in TABLES
+            for table in KINDS
             for name in getattr(parts, table)
             if name in running[table]
         }
 
     def _report(self, parts: Topology, *, present: bool) -> None:
         if (emit := self._system.events.lifecycle) is not None:
-            for table in TABLES if present else reversed(TABLES):
+            for table in KINDS if present else reversed(KINDS):
                 for name in getattr(parts, table):
                     kind = KINDS[table]
                     place = {} if kind == "ntb" else {kind: name}
@@ -127,14 +127,14 @@ class Changes:
             parts = self._removable(*self._find(name))
             await self._take(parts, surprise=surprise)
         self._report(parts, present=False)
-        return tuple((table, name) for table in reversed(TABLES) for name in getattr(parts, table))
+        return tuple((table, name) for table in reversed(KINDS) for name in getattr(parts, table))
 
     async def apply(self, wanted: Topology, *, dry_run: bool, timeout: float) -> tuple[Step, ...]:
         """See `vnet.system.world.World.apply`."""
         async with self._lock:
             before = self._system.topology
             plan = plan_changes(before, check(wanted, FILE))
-            kept = _without(before, plan.removed)
+            kept = without(before, plan.removed)
             whole, new = join(attrs.evolve(kept, devices={**kept.devices, **plan.units}), plan.added)
             if dry_run:
                 return plan.steps
@@ -163,13 +163,13 @@ class Changes:
         try:
             await self._make(removed, union(kept, removed))
         except (ConfigError, DriverError, PrivilegeError, OSError) as exc:
-            names = ", ".join(name for table in TABLES for name in getattr(removed, table))
+            names = ", ".join(name for table in KINDS for name in getattr(removed, table))
             raise ControlError(f"{error}; and {names} can't be made again: {exc}") from None
 
     def _find(self, name: str) -> tuple[str, str]:
         """Return the table and the name of a running part. Raises ControlError."""
         topology = self._system.topology
-        known = [(table, each) for table in reversed(TABLES) for each in getattr(topology, table)]
+        known = [(table, each) for table in reversed(KINDS) for each in getattr(topology, table)]
         matches = [(table, each) for table, each in known if name in (each, f"{table}.{each}")]
         if len(matches) > 1:
             raise ControlError(f"{name}: must be one of {', '.join(f'{table}.{each}' for table, each in matches)}")
@@ -185,7 +185,7 @@ class Changes:
             users = [*parts.devices, *parts.ntbs, *parts.links]
             raise ControlError(f"host {name}: remove what uses it first: {', '.join(users)}")
         link = running.links.get(running.devices[name].link or "") if table == "devices" else None
-        if link is not None and (isinstance(link.root, RemoteEnd) or isinstance(link.endpoint, RemoteEnd)):
+        if link is not None and link.remote:
             raise ControlError(
                 f"device {name}: comes and goes with its link, which leads to another process; "
                 f"try: vnet remove {running.devices[name].link}"
@@ -229,7 +229,7 @@ class Changes:
             if "driver" not in sides:
                 raise ControlError(f"{name}: its driver uses it; try: vnet unbind {name} driver")
             old = select(self._system.topology, {("devices", name)})
-            kept = _without(self._system.topology, old)
+            kept = without(self._system.topology, old)
             try:
                 changed = attrs.evolve(old.devices[name], **keys)
             except FieldError as exc:
@@ -265,8 +265,3 @@ class Changes:
                 raise ControlError(f"{name}: its endpoint is in another process")
             link.set_present(present)
             await trio.lowlevel.checkpoint()
-
-
-def _without(topology: Topology, parts: Topology) -> Topology:
-    """Return a topology without some of its parts."""
-    return select(topology, keys_of(topology) - keys_of(parts))

@@ -34,14 +34,12 @@ from vnet.system.trace_file import open_trace
 from vnet.topology import Topology
 from vnet.topology.plan import KINDS
 
-__all__ = ["LOCAL", "TABLES", "Parts"]
+__all__ = ["LOCAL", "Parts"]
 
 DRAIN = 5.0
 """Seconds that requests under way may take when their device is removed."""
 LOCAL = "-local"
 """Suffix of the local driver's device behind a mediated device."""
-TABLES = tuple(KINDS)
-"""Tables of a topology, each before those that refer to it."""
 Undo = AsyncExitStack
 """Steps that take a part away again, the last one first."""
 
@@ -68,7 +66,7 @@ class Parts:
         self._ends = ends
         self._losses = losses
         self._report = report
-        self._tables: dict[str, dict[str, Any]] = {table: getattr(world.topology, table) for table in TABLES}
+        self._tables: dict[str, dict[str, Any]] = {table: getattr(world.topology, table) for table in KINDS}
         self._undo: dict[tuple[str, str], Undo] = {}
         """Steps that take each part away, by table and name."""
         self._netns: dict[str, Held[bool]] = {}
@@ -113,7 +111,7 @@ class Parts:
         errors = [await self._close("remotes", name) for name in parts.links]
         for each in both:
             self._unlist(each)
-        for table in reversed(TABLES):
+        for table in reversed(KINDS):
             names = list(getattr(parts, table))
             errors += await gather([partial(self._close, table, name) for name in names])
             for name in names:
@@ -223,7 +221,7 @@ class Parts:
     # Objects, at one instant
 
     def _place(self, new: Topology, opened: Mapping[str, tuple[OpenContext[Any], tuple[End, End]]]) -> None:
-        for table in TABLES:
+        for table in KINDS:
             self._tables[table].update(getattr(new, table))
         for name in new.hosts:
             self._undo["hosts", name] = undo = Undo()

@@ -17,7 +17,7 @@ from vnet.spec import DeviceSpec
 from vnet.system.parts import Parts
 from vnet.system.tables import System
 from vnet.topology import Topology
-from vnet.topology.join import join, select
+from vnet.topology.join import join, select, without
 from vnet.topology.plan import unit_changes, unit_name
 
 __all__ = ["UnitChanges"]
@@ -34,10 +34,10 @@ class UnitChanges:
     def with_unit(self, device: str, record: Any) -> DeviceSpec:
         """Return the record of a running device with one more unit. Raises ConfigError, ControlError."""
         self._running(device)
-        old = self._system.topology.devices[device]
+        running = self._system.topology
+        old, own = running.devices[device], select(running, {("devices", device)})
         changed = old.with_units([*old.units.values(), record])
-        kept, own = self.split(device)
-        whole, _ = join(kept, attrs.evolve(own, devices={device: changed}))
+        whole, _ = join(without(running, own), attrs.evolve(own, devices={device: changed}))
         return whole.devices[device]
 
     def without_unit(self, device: str, unit: str) -> DeviceSpec:
@@ -46,12 +46,6 @@ class UnitChanges:
         old = self._system.topology.devices[device]
         named(f"LUN of {device}", old.units, unit, ControlError)
         return old.with_units([record for address, record in old.units.items() if address != unit])
-
-    def split(self, device: str) -> tuple[Topology, Topology]:
-        """Return the topology without a device, and the device."""
-        running = self._system.topology
-        devices = {name: spec for name, spec in running.devices.items() if name != device}
-        return attrs.evolve(running, devices=devices), select(running, {("devices", device)})
 
     async def set(self, specs: Mapping[str, DeviceSpec], *, surprise: bool = False) -> None:
         """Give running devices the units in their new records, all or none.

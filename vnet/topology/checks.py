@@ -103,7 +103,7 @@ def _remote_ends(link: LinkSpec) -> Iterator[FieldError]:
         yield FieldError(("root", "peer_uid"), root.peer_uid, why)
     if isinstance(root, RemoteEnd) and isinstance(endpoint, RemoteEnd):
         yield FieldError(("endpoint",), str(endpoint), "must be a host: the root is another process already")
-    if link.vfio_user is not None and not (isinstance(root, str) and isinstance(endpoint, str)):
+    if link.vfio_user is not None and link.remote:
         yield FieldError(("vfio_user",), link.vfio_user, "must be absent: one end is another process already")
     if isinstance(endpoint, RemoteEnd):
         for key in (*TIMING_KEYS, "faults"):

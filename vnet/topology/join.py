@@ -7,11 +7,10 @@ from collections.abc import Container, Iterator
 import attrs
 
 from vnet.errors import ConfigError, FieldError
-from vnet.spec import RemoteEnd
 from vnet.topology.checks import problems
 from vnet.topology.topology import Topology
 
-__all__ = ["FILE", "NOTHING", "TABLES", "clashes", "join", "keys_of", "select", "union"]
+__all__ = ["FILE", "NOTHING", "TABLES", "clashes", "join", "keys_of", "select", "union", "without"]
 
 FILE = "topology"
 """Name in errors of a topology that is no file."""
@@ -50,6 +49,11 @@ def select(topology: Topology, keys: Container[tuple[str, str]]) -> Topology:
     )
 
 
+def without(topology: Topology, parts: Topology) -> Topology:
+    """Return a topology without some of its parts."""
+    return select(topology, keys_of(topology) - keys_of(parts))
+
+
 def union(running: Topology, new: Topology) -> Topology:
     """Return a topology with the parts of both."""
     return Topology(**{table: {**getattr(running, table), **getattr(new, table)} for table in TABLES})
@@ -63,6 +67,6 @@ def clashes(running: Topology, new: Topology) -> Iterator[FieldError]:
                 yield FieldError((table, name), None, "must be a new name: the system has it already")
     for name, device in new.devices.items():
         link = running.links.get(device.link or "")
-        if link is not None and (isinstance(link.root, RemoteEnd) or isinstance(link.endpoint, RemoteEnd)):
+        if link is not None and link.remote:
             why = "must be a new link: this one leads to another process, so its functions do not change"
             yield FieldError(("devices", name, "link"), device.link, why)

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from vnet.spec import DeviceSpec, RemoteEnd
+from vnet.spec import DeviceSpec
 from vnet.topology.join import TABLES, keys_of, select
 from vnet.topology.topology import Topology, mebibytes
 
@@ -130,7 +130,7 @@ def _consequences(
     changed = {device.link for name, device in running.devices.items() if ("devices", name) in whys}
     changed |= {device.link for name, device in wanted.devices.items() if name not in running.devices}
     for name, link in running.links.items():
-        if name in changed and (isinstance(link.root, RemoteEnd) or isinstance(link.endpoint, RemoteEnd)):
+        if name in changed and link.remote:
             yield "links", name, "leads to another process, so its devices change with it"
     yield from _on(running, whys)
 
