@@ -1,24 +1,18 @@
-"""The commands of the management tree. An error's text begins with the symbol of its error number, such as EBUSY."""
+"""The commands of the management tree, which raise TreeError: its text begins with the symbol of an error number."""
 
 from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Awaitable, Callable
-from functools import wraps
-from typing import TypeVar
 
 import attrs
 
 from vnet.configfs.service import Configfs
-from vnet.configfs.values import TreeError
-from vnet.qmp.codec import QmpError
 from vnet.qmp.qapi import Empty, QapiRecord
 
 __all__ = ["CfsEntry", "CfsLink", "CfsPath", "CfsText", "CfsWrite", "error_number"]
 __all__ += ["list_entries", "mkdir", "read", "rmdir", "stat", "symlink", "unlink", "write"]
 
-A = TypeVar("A", bound=QapiRecord)
 SYMBOL = re.compile(r"(E[A-Z0-9]+): ")
 
 
@@ -76,67 +70,46 @@ def error_number(text: str) -> int:
     return getattr(errno, match[1], errno.EIO) if match else errno.EIO
 
 
-def _refusing(function: Callable[[Configfs, A], Awaitable[object]]) -> Callable[[Configfs, A], Awaitable[object]]:
-    """Return the function of a command whose errors are those of QMP."""
-
-    @wraps(function)
-    async def run(tree: Configfs, arguments: A) -> object:
-        try:
-            return await function(tree, arguments)
-        except TreeError as exc:
-            raise QmpError(str(exc)) from None
-
-    return run
-
-
-@_refusing
 async def list_entries(tree: Configfs, arguments: CfsPath) -> object:
     """Return the entries of a directory of the management tree."""
     return [CfsEntry(entry.name, entry.mode, entry.target) for entry in tree.list(arguments.path)]
 
 
-@_refusing
 async def stat(tree: Configfs, arguments: CfsPath) -> object:
     """Return an entry of the management tree; a link itself, not its target."""
     entry = tree.stat(arguments.path)
     return CfsEntry(entry.name, entry.mode, entry.target)
 
 
-@_refusing
 async def read(tree: Configfs, arguments: CfsPath) -> object:
     """Return the value of an attribute of the management tree. Changes nothing."""
     return CfsText(tree.read(arguments.path))
 
 
-@_refusing
 async def write(tree: Configfs, arguments: CfsWrite) -> object:
     """Give an attribute of the management tree a value. After an error, the old value stays."""
     await tree.write(arguments.path, arguments.data.encode(errors="surrogatepass"))
     return Empty()
 
 
-@_refusing
 async def mkdir(tree: Configfs, arguments: CfsPath) -> object:
     """Make a directory in the management tree."""
     await tree.mkdir(arguments.path)
     return Empty()
 
 
-@_refusing
 async def rmdir(tree: Configfs, arguments: CfsPath) -> object:
     """Remove an empty directory of the management tree."""
     await tree.rmdir(arguments.path)
     return Empty()
 
 
-@_refusing
 async def symlink(tree: Configfs, arguments: CfsLink) -> object:
     """Make a link to a directory of the management tree."""
     await tree.symlink(arguments.target, arguments.path)
     return Empty()
 
 
-@_refusing
 async def unlink(tree: Configfs, arguments: CfsPath) -> object:
     """Remove a link of the management tree."""
     await tree.unlink(arguments.path)

@@ -14,6 +14,7 @@ import trio
 
 from drivers.errors import DriverError
 from vnet.configfs.service import Configfs, WorldSystem
+from vnet.configfs.values import TreeError
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.settings import change_setting
 from vnet.names import named
@@ -268,11 +269,14 @@ def _on_world(function: Callable[[World, A], object]) -> Callable[[Context, A], 
 
 
 def _on_tree(function: Callable[[Configfs, A], Awaitable[object]]) -> Callable[[Context, A], Awaitable[object]]:
-    """Return a function of the management tree and arguments as the function of a command."""
+    """Return a function of the management tree and arguments as the function of a command, whose errors are QMP's."""
 
     @wraps(function)
     async def run(context: Context, arguments: A) -> object:
-        return await function(context.tree(), arguments)
+        try:
+            return await function(context.tree(), arguments)
+        except TreeError as exc:
+            raise QmpError(str(exc)) from None
 
     return run
 
