@@ -104,6 +104,12 @@ class Directory:
                 child.discard(inner)
             self._root.owned -= child.own
 
+    def discard_links(self, target: Directory) -> None:
+        """Remove the links to ``target`` without any check."""
+        for name, child in list(self.children.items()):
+            if isinstance(child, Link) and child.target is target:
+                self.discard(name)
+
     @property
     def _root(self) -> Directory:
         at = self

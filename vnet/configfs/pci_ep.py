@@ -14,7 +14,7 @@ import trio
 from drivers.contracts.hw import MAX_FUNCTIONS
 from vnet.configfs.function_attributes import header_attributes, ntb_attributes
 from vnet.configfs.functions import Function, FunctionDriver, function_drivers
-from vnet.configfs.nodes import Attribute, Directory, Kind, Link, attributes
+from vnet.configfs.nodes import Attribute, Directory, Kind, attributes
 from vnet.configfs.operations import System, applied
 from vnet.configfs.values import TreeError, parse_bool
 from vnet.configfs.virtio import choose_type, client_of, virtio_kind
@@ -109,27 +109,20 @@ class PciEndpoints:
     def _forget(self, key: tuple[str, str]) -> None:
         """Remove the links of a function that the system no longer has. Its directory stays."""
         function, directory = self._functions[key]
-        for link in function.controllers.values():
+        for side, link in function.controllers.items():
             controller = self._controller_of(link)
-            for name, child in list(controller.children.items()):
-                if isinstance(child, Link) and child.target is directory:
-                    controller.discard(name)
-        for side in function.controllers:
-            place = self._side(directory, side)
-            for name in list(place.children):
-                place.discard(name)
+            controller.discard_links(directory)
+            self._side(directory, side).discard_links(controller)
         function.controllers.clear()
         function.added = False
 
     def _lose(self, link: str) -> None:
         """Remove the controller of a link that the system no longer has, with all links to it."""
+        controller = self._controller_of(link)
         for function, directory in self._functions.values():
             for side in [side for side, own in function.controllers.items() if own == link]:
                 del function.controllers[side]
-                place = self._side(directory, side)
-                for name, child in list(place.children.items()):
-                    if isinstance(child, Link) and child.target.name == link:
-                        place.discard(name)
+                self._side(directory, side).discard_links(controller)
         self._controllers.discard(link)
 
     # Functions
