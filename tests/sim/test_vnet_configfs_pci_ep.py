@@ -7,33 +7,9 @@ import errno
 import pytest
 import trio
 
-from support.rigs.configfs import TWO_LINKS, TreeRig, refused
+from support.rigs.configfs import BOTH, FUNCTION, NTB, RUNNING, TreeRig, refused
 from vnet.spec import NtbSpec
 from vnet.topology import Topology
-
-FUNCTION = "functions/pci_epf_virtio/func1"
-NTB = """\
-mkdir functions/pci_epf_ntb/func1
-mkdir functions/pci_epf_ntb/func1/pci_epf_ntb.0/
-echo 4 > functions/pci_epf_ntb/func1/pci_epf_ntb.0/db_count
-echo 128 > functions/pci_epf_ntb/func1/pci_epf_ntb.0/spad_count
-echo 2 > functions/pci_epf_ntb/func1/pci_epf_ntb.0/num_mws
-echo 0x100000 > functions/pci_epf_ntb/func1/pci_epf_ntb.0/mw1
-echo 0x100000 > functions/pci_epf_ntb/func1/pci_epf_ntb.0/mw2
-"""
-BOTH = """\
-ln -s controllers/pcie0/ functions/pci_epf_ntb/func1/primary
-ln -s controllers/pcie1/ functions/pci_epf_ntb/func1/secondary
-"""
-RUNNING = f"""\
-{TWO_LINKS}
-[devices.net0]
-link = "pcie0"
-function = 2
-mtu = 9000
-driver.kind = "memory"
-device.kind = "memory"
-"""
 
 
 async def test_a_function_joins_the_system_once_its_controller_starts() -> None:

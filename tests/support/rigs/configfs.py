@@ -19,9 +19,13 @@ from vnet.errors import ConfigError
 from vnet.topology import Topology, parse
 
 __all__ = [
+    "BOTH",
     "CHANNEL",
     "CLIENTS",
+    "FUNCTION",
+    "NTB",
     "RPMSG",
+    "RUNNING",
     "TRANSPORT",
     "TWO_LINKS",
     "VIRTPROC",
@@ -61,6 +65,33 @@ more_mw = [1, 2]
 [devices]
 """
 """The same with an NTB between both links."""
+RUNNING = f"""\
+{TWO_LINKS}
+[devices.net0]
+link = "pcie0"
+function = 2
+mtu = 9000
+driver.kind = "memory"
+device.kind = "memory"
+"""
+"""The two links, with a network device on the first."""
+FUNCTION = "functions/pci_epf_virtio/func1"
+"""A function's directory in pci_ep."""
+NTB = """\
+mkdir functions/pci_epf_ntb/func1
+mkdir functions/pci_epf_ntb/func1/pci_epf_ntb.0/
+echo 4 > functions/pci_epf_ntb/func1/pci_epf_ntb.0/db_count
+echo 128 > functions/pci_epf_ntb/func1/pci_epf_ntb.0/spad_count
+echo 2 > functions/pci_epf_ntb/func1/pci_epf_ntb.0/num_mws
+echo 0x100000 > functions/pci_epf_ntb/func1/pci_epf_ntb.0/mw1
+echo 0x100000 > functions/pci_epf_ntb/func1/pci_epf_ntb.0/mw2
+"""
+"""Commands that make an NTB function."""
+BOTH = """\
+ln -s controllers/pcie0/ functions/pci_epf_ntb/func1/primary
+ln -s controllers/pcie1/ functions/pci_epf_ntb/func1/secondary
+"""
+"""Commands that bind it to both controllers."""
 CLIENTS = "/sys/kernel/config/vhost/vhost-client"
 TRANSPORT = "/sys/kernel/config/vhost/vhost-transport/ntb0"
 RPMSG = f"{CLIENTS}/vhost_rpmsg_bus/ffffffff:00000007"
