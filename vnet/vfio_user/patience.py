@@ -1,4 +1,4 @@
-"""The time that accesses to one server may block this process."""
+"""The time that accesses to the process at the other end of a connection may block this one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ SHARE = 0.1
 class Patience:
     """Blocked time as a bucket of `MOST` seconds that refills by `SHARE` seconds each second.
 
-    An access to a register blocks its process, as a processor's load does. So a server that answers late, or never,
-    slows down the other devices of the process, and by no more than this.
+    A client's access to a register, and a server's access to memory that is not shared, block their process, as a
+    processor's load does. So a peer that answers late, or never, slows down the other devices of the process, and by no
+    more than this.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:

@@ -39,7 +39,8 @@ MESSAGES_MAX = 1024
 TURN = 64
 """Most commands that are served before other tasks run."""
 RECEIVE_MIN = POSTED_SIZE + 1
-"""Least bytes of a receive call: room for more than a doorbell, so that one alone shows that no more has arrived."""
+"""Least bytes of a receive call after a command without a reply: room for more than a doorbell, so that a doorbell that
+comes alone shows that no more has arrived."""
 REQUESTS_MAX = 8
 """Most requests without a reply: each further one is made by a command that arrived instead of a reply."""
 
@@ -90,7 +91,7 @@ class ServerChannel:
         self._empty = False
         """Whether the last receive call has shown that no more had arrived."""
         self._eager = False
-        """Whether the last message was a posted write, after which more may follow."""
+        """Whether the last message was a command without a reply, such as a doorbell: another one may follow."""
         self._outgoing: deque[tuple[memoryview, Sequence[Handle]]] = deque()
         self._number = 0
         self._requests: dict[int, Command] = {}
@@ -150,7 +151,7 @@ class ServerChannel:
         self._outgoing.append((memoryview(data), handles))
 
     def request(self, command: Command, payload: Payload) -> Payload:
-        """Return the body of the reply to a request; this process does nothing but serve the client until then.
+        """Return the body of the reply to a request; this process does nothing but serve clients until then.
 
         Raises Refused.
         """
@@ -253,7 +254,10 @@ class ServerChannel:
             message.close()
 
     def _receive_now(self) -> Message | None:
-        """Return the next message; None if it was a doorbell. Raises BlockingIOError if none has arrived, EOFError."""
+        """Return the next message; None if it was a doorbell, which is handled then.
+
+        Raises BlockingIOError if none has arrived, EOFError, ProtocolError, TransportLost.
+        """
         try:
             while True:
                 if not self._received:
@@ -277,7 +281,7 @@ class ServerChannel:
             self._empty = False
             raise BlockingIOError
         # A call that may reach beyond a header can't tell which byte file descriptors came with. Clients send those
-        # with other commands than the posted writes that this call is for.
+        # with commands that have a reply, so it is made only after one without a reply.
         size = max(self._assembler.missing, RECEIVE_MIN) if self._eager else self._assembler.missing
         self._received, self._handles = self._socket.receive(size)
         if not self._received:
