@@ -59,15 +59,19 @@ class Reaction(StrEnum):
     SILENT = "did nothing"
 
 
+def _eventfd() -> int:
+    return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+
 @attrs.define(eq=False)
 class Vring:
     """A ring with its eventfds."""
 
     index: int
     ring: SplitRing | PackedRing
-    kick_fd: int = attrs.field(factory=lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-    call_fd: int = attrs.field(factory=lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-    err_fd: int = attrs.field(factory=lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+    kick_fd: int = attrs.field(factory=_eventfd)
+    call_fd: int = attrs.field(factory=_eventfd)
+    err_fd: int = attrs.field(factory=_eventfd)
 
     def kick(self) -> None:
         """Notify the device. The system call orders the stores to the ring before it."""
@@ -109,7 +113,7 @@ class FrontEnd(Wire):
     def __init__(self, connected: socket.socket, journal: Journal, patience: float) -> None:
         super().__init__(connected, journal, patience)
         self.arena = Arena()
-        self.offered = self.features = self.protocol_offered = self.protocol = 0
+        self.offered = self.features = self.protocol = 0
         self.names: Mapping[int, str] = NAMES
         """Names of feature bits."""
         self.rings: dict[int, Vring] = {}
@@ -128,9 +132,8 @@ class FrontEnd(Wire):
                 raise Skipped(f"{self.names.get(bit, f'feature bit {bit}')} is not offered")
             wanted |= 1 << bit
         if self.offered >> F_PROTOCOL_FEATURES & 1:
-            self.protocol_offered = await self.ask_number(R.GET_PROTOCOL_FEATURES)
-            self.protocol = self.protocol_offered & PROTOCOL
-            await self.send(_number(R.SET_PROTOCOL_FEATURES, self.protocol))
+            self.protocol = await self.ask_number(R.GET_PROTOCOL_FEATURES) & PROTOCOL
+            await self.send(emit(R.SET_PROTOCOL_FEATURES, struct.pack("<Q", self.protocol)))
             self.acks = self.has(P.REPLY_ACK)
             wanted |= 1 << F_PROTOCOL_FEATURES
         await self.must(R.SET_OWNER)
@@ -299,7 +302,3 @@ class FrontEnd(Wire):
         for vring in self.rings.values():
             vring.close()
         self.arena.close()
-
-
-def _number(request: int, value: int) -> bytes:
-    return struct.pack("<IIIQ", request, 1, 8, value)

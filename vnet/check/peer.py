@@ -54,7 +54,7 @@ class Peer:
         self._pid = pid
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
-        self._output = tempfile.TemporaryFile() if command else None  # noqa: SIM115  closed by `stop`
+        self._output = tempfile.TemporaryFile() if command else None  # noqa: SIM115  closed by `close`
         self._mark = 0
         self.busy = False
         """Whether the idle process uses a whole core, as devices that poll do: then it can't be judged by its CPU."""

@@ -9,10 +9,10 @@ import attrs
 
 from vnet.check.memory import Arena
 
-__all__ = ["INDIRECT", "NEXT", "WRITE", "Buffer", "Desc", "SplitRing", "linked"]
+__all__ = ["DESC", "INDIRECT", "NEXT", "WRITE", "Buffer", "Desc", "SplitRing", "linked"]
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
-_DESC = struct.Struct("<QIHH")
+DESC = struct.Struct("<QIHH")
 
 
 @attrs.frozen
@@ -34,7 +34,7 @@ class Desc:
     next: int = 0
 
     def emit(self) -> bytes:
-        return _DESC.pack(self.addr & (1 << 64) - 1, self.size & 0xFFFF_FFFF, self.flags & 0xFFFF, self.next & 0xFFFF)
+        return DESC.pack(self.addr & (1 << 64) - 1, self.size & 0xFFFF_FFFF, self.flags & 0xFFFF, self.next & 0xFFFF)
 
 
 def linked(buffers: Sequence[Buffer], first: int, num: int) -> list[Desc]:

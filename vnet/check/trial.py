@@ -105,17 +105,29 @@ class Trial:
         self.journal.in_setup = True
         try:
             await front.accept()
-            for index in self.kind.rings:
-                vring = front.new_ring(index, num or self.kind.size, packed=packed)
-                if base is not None and not packed:
-                    vring.split.start_at(base)
-                await front.start(vring, base)
-            await front.driver_ok()
-            if prepare:
-                self.kind.prepare(front)
+            await self.start(front, packed=packed, num=num, base=base, prepare=prepare)
         finally:
             self.journal.in_setup = False
         return front
+
+    async def start(
+        self,
+        front: FrontEnd,
+        *,
+        packed: bool = False,
+        num: int | None = None,
+        base: int | None = None,
+        prepare: bool = True,
+    ) -> None:
+        """Start new rings and the device, which has features and memory; arguments as those of `up`."""
+        for index in self.kind.rings:
+            vring = front.new_ring(index, num or self.kind.size, packed=packed)
+            if base is not None and not packed:
+                vring.split.start_at(base)
+            await front.start(vring, base)
+        await front.driver_ok()
+        if prepare:
+            self.kind.prepare(front)
 
     def main(self, front: FrontEnd) -> Vring:
         """Return the ring of the honest request."""

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -28,7 +29,9 @@ from vnet.check.verdicts import Result, Verdict
 from vnet.linux.ipc import UnixSocket
 from vnet.ports.disk.store import MemoryStore
 
-__all__ = ["ServedPeer", "check_disk", "check_own", "check_watched", "run_cases", "unlike"]
+__all__ = ["ServedPeer", "check_disk", "check_own", "check_peer", "check_watched", "unlike"]
+
+P = TypeVar("P", bound=Peer)
 
 KIND_OF = {DeviceId.NET: "net", DeviceId.BLOCK: "blk", DeviceId.SCSI: "scsi"}
 
@@ -48,12 +51,27 @@ class ServedPeer(Peer):
         return ours
 
 
-async def run_cases(
-    peer: Peer, kind: str, words: Sequence[str], options: Options | None = None, known: Collection[str] = ()
-) -> dict[str, Result]:
-    """Run cases; return the results by id. Raises NoDevice."""
-    run = Run(KINDS[kind], [peer], options or Options(), ["vnet", "check", "device"], known)
-    return {result.id: result for result in await run.run(select(CASES, words))}
+async def check_peer(
+    make: Callable[[trio.Nursery], P],
+    kind: str,
+    words: Sequence[str],
+    options: Options | None = None,
+    known: Collection[str] = (),
+) -> tuple[P, dict[str, Result]]:
+    """Run cases against a peer whose connections are tasks; return it and the results by id. Raises NoDevice."""
+    problem: NoDevice | None = None
+    results: dict[str, Result] = {}
+    async with trio.open_nursery() as nursery:
+        peer = make(nursery)
+        run = Run(KINDS[kind], [peer], options or Options(), ["vnet", "check", "device"], known)
+        try:
+            results = {result.id: result for result in await run.run(select(CASES, words))}
+        except NoDevice as exc:  # not out of the nursery, which would wrap it in a group
+            problem = exc
+        nursery.cancel_scope.cancel()
+    if problem is not None:
+        raise problem
+    return peer, results
 
 
 async def check_watched(
@@ -97,14 +115,5 @@ def unlike(results: Mapping[str, Result], verdict: Verdict) -> dict[str, str]:
 async def _check(
     serve: Callable[[socket.socket], Awaitable[object]], kind: str, words: Sequence[str], options: Options | None
 ) -> dict[str, Result]:
-    problem: NoDevice | None = None
-    results: dict[str, Result] = {}
-    async with trio.open_nursery() as nursery:
-        try:
-            results = await run_cases(ServedPeer(nursery, serve), kind, words, options)
-        except NoDevice as exc:
-            problem = exc
-        nursery.cancel_scope.cancel()
-    if problem is not None:
-        raise problem
+    _, results = await check_peer(lambda nursery: ServedPeer(nursery, serve), kind, words, options)
     return results

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import trio
 
-from support.rigs.checked import run_cases
+from support.rigs.checked import check_peer
 from vnet.check.peer import Figures, Peer
-from vnet.check.runner import NoDevice
 from vnet.check.trial import Options
 from vnet.check.verdicts import Result, Verdict
 from vnet.check.wire import HungUp
@@ -199,18 +198,7 @@ async def check(
     known: Collection[str] = (),
 ) -> tuple[ToyPeer, dict[str, Result]]:
     """Run cases against a toy; return it and the results by id. Raises NoDevice."""
-    problem: NoDevice | None = None
-    results: dict[str, Result] = {}
-    async with trio.open_nursery() as nursery:
-        peer = ToyPeer(nursery, fault, at)
-        try:
-            results = await run_cases(peer, "rng", words, options, known)
-        except NoDevice as exc:
-            problem = exc
-        nursery.cancel_scope.cancel()
-    if problem is not None:
-        raise problem
-    return peer, results
+    return await check_peer(lambda nursery: ToyPeer(nursery, fault, at), "rng", words, options, known)
 
 
 async def check_verdict(fault: str, case: str, verdict: Verdict, words: str) -> None:

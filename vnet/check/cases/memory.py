@@ -190,7 +190,7 @@ async def dirty_pages(trial: Trial) -> str:
 async def inflight_again(trial: Trial) -> str:
     front = await trial.negotiated()
     front.need(P.INFLIGHT_SHMFD)
-    front.journal.note("GET_INFLIGHT_FD for one queue of 16, then SET_INFLIGHT_FD of it, 100 times")
+    front.note("GET_INFLIGHT_FD for one queue of 16, then SET_INFLIGHT_FD of it, 100 times")
     for _ in range(100):
         area, fd = await front.make_inflight(1, 16)
         try:

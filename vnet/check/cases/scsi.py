@@ -7,7 +7,7 @@ from functools import partial
 
 from vnet.check.case import Table
 from vnet.check.kinds import Request
-from vnet.check.kinds.scsi import CONTROL, INQUIRY, REQUEST, command, lun, response, response_name
+from vnet.check.kinds.scsi import CONTROL, INQUIRY, REQUEST, UNWRITTEN, command, lun, response, response_name
 from vnet.check.split import Buffer
 from vnet.check.trial import Trial
 from vnet.check.verdicts import Broken, Level
@@ -27,7 +27,7 @@ async def responded(trial: Trial, cdb: bytes, room: int, address: bytes | None =
     request, answer = command(front, cdb, room, address)
     await trial.serve(front, front.rings[REQUEST], request, succeeds=False)
     code, status, residual = response(front, answer)
-    if code == 0xFF:
+    if code == UNWRITTEN:
         raise Broken("gave the request back without a response", MUST)
     return response_name(code), status, residual
 
@@ -125,12 +125,12 @@ for _name, _readable, _writable in (
 async def task_management(kind: int, subtype: int, trial: Trial) -> str:
     front = await trial.up()
     vring = front.rings[CONTROL]
-    answer = front.arena.put(b"\xff")
+    answer = front.arena.put(bytes((UNWRITTEN,)))
     body = struct.pack("<II", kind, subtype) + lun() + struct.pack("<Q", 77)
     request = Request([Buffer(front.arena.put(body), len(body)), Buffer(answer, 1, True)], lambda _: "")
     await trial.serve(front, vring, request)
     code = front.arena.read(answer, 1)[0]
-    if code == 0xFF:
+    if code == UNWRITTEN:
         raise Broken("gave the command back without a response", MUST)
     await trial.honest(front)
     return f"response {code}, and the next request is served"

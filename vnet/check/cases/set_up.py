@@ -7,9 +7,9 @@ from functools import partial
 
 from drivers.transports.vhost_user.constants import FrontendRequest
 from vnet.check.case import Table
+from vnet.check.cases.messages import refused
 from vnet.check.front import pair
 from vnet.check.trial import Trial
-from vnet.check.verdicts import Broken, Level
 from vnet.check.wire import Answer
 
 __all__ = ["SET_UP"]
@@ -17,7 +17,6 @@ __all__ = ["SET_UP"]
 SET_UP = Table("split")
 add = SET_UP.add
 R = FrontendRequest
-SHOULD = Level.SHOULD
 
 
 async def bad_addresses(name: str, trial: Trial) -> str:
@@ -62,10 +61,7 @@ for _name, _title in {
 async def bad_num(num: int, trial: Trial) -> str:
     front = await trial.negotiated()
     await front.accept()
-    answer = await front.tell(R.SET_VRING_NUM, pair(trial.kind.main, num))
-    if answer is Answer.DONE and front.acks:
-        raise Broken("acknowledged it with success", SHOULD)
-    return "went on" if answer is Answer.DONE else answer.value
+    return await refused(front, R.SET_VRING_NUM, pair(trial.kind.main, num))
 
 
 for _num in (0, 3, 65536, 0xFFFF_FFFF):

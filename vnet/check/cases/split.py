@@ -206,10 +206,7 @@ async def straddles(trial: Trial) -> str:
         struct.pack("<QQQQ", arena.base + low, half, arena.user + low, arena.offset + low) for low in (0, half)
     )
     await front.must(R.SET_MEM_TABLE, table, [arena.fd] * 2)
-    for index in trial.kind.rings:
-        await front.start(front.new_ring(index, trial.kind.size))
-    await front.driver_ok()
-    trial.kind.prepare(front)
+    await trial.start(front)
     vring, request = trial.main(front), trial.kind.request(front)
     edge = arena.base + half
     # One buffer of the request moves to the edge: its first half lies in one region, its second half in the other.

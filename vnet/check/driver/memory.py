@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Sequence
 
 from drivers.transports.vhost_user.payloads import MemRegion
+from vnet.linux.ipc import Mapping
 
 __all__ = ["DriverError", "SharedRegions"]
 
@@ -22,16 +22,13 @@ class SharedRegions:
         """Map the regions of these files, which the caller still owns. Raises DriverError."""
         self._parts: list[tuple[MemRegion, memoryview]] = []
         for region, fd in zip(regions, fds, strict=True):
-            page = mmap.ALLOCATIONGRANULARITY
-            start = region.mmap_offset - region.mmap_offset % page
-            low = region.mmap_offset - start
             try:
                 if region.mmap_offset + region.size > os.fstat(fd).st_size:
                     raise DriverError(f"shared a region of {region.size:#x} bytes that ends behind its file")
-                whole = memoryview(mmap.mmap(fd, low + region.size, offset=start))
+                view = Mapping(fd, region.size, region.mmap_offset).view
             except (OSError, ValueError, OverflowError) as exc:
                 raise DriverError(f"shared memory that can't be mapped: {exc}") from None
-            self._parts.append((region, whole[low : low + region.size]))
+            self._parts.append((region, view))
 
     def view(self, addr: int, size: int, *, user: bool = False) -> memoryview:
         """Return a view at one of the driver's addresses, or of its front end's own. Raises DriverError."""

@@ -10,12 +10,10 @@ import attrs
 from vnet.check.driver.clauses import Observations
 from vnet.check.driver.memory import DriverError, SharedRegions
 from vnet.check.front import EVENT_IDX, INDIRECT_DESC
-from vnet.check.split import INDIRECT, NEXT, WRITE
+from vnet.check.split import DESC, INDIRECT, NEXT, WRITE
 from vnet.linux.memory import full_fence
 
 __all__ = ["Chain", "WatchedRing"]
-
-_DESC = struct.Struct("<QIHH")
 
 
 @attrs.frozen
@@ -106,7 +104,7 @@ class WatchedRing:
         writable: list[memoryview] = []
         ordered, total, words = True, 0, []
         for desc in self._walk(head):
-            addr, size, flags, _ = _DESC.unpack(desc)
+            addr, size, flags, _ = DESC.unpack(desc)
             words.append(desc.hex())
             total += size
             if flags & WRITE:
@@ -127,7 +125,7 @@ class WatchedRing:
             if index >= num:
                 raise DriverError(f"made descriptor {index} of {num} available, or linked to it")
             desc = bytes(table[16 * index : 16 * index + 16])
-            addr, size, flags, index = _DESC.unpack(desc)
+            addr, size, flags, index = DESC.unpack(desc)
             if flags & INDIRECT:
                 if not self._judge_table(desc, flags, nested):
                     raise DriverError(f"made an invalid indirect table available: descriptor {desc.hex()}")

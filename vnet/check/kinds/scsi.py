@@ -8,7 +8,9 @@ from vnet.check.front import FrontEnd
 from vnet.check.kinds.base import Kind, Request
 from vnet.check.split import Buffer
 
-__all__ = ["CONTROL", "EVENT", "INQUIRY", "REQUEST", "Scsi", "command", "lun", "response", "response_name"]
+__all__ = [
+    "CONTROL", "EVENT", "INQUIRY", "REQUEST", "UNWRITTEN", "Scsi", "command", "lun", "response", "response_name",
+]  # fmt: skip
 
 CONTROL, EVENT, REQUEST = 0, 1, 2
 RESPONSE = 12 + 96
@@ -20,6 +22,7 @@ RESPONSES = (
     "FAILURE",
 )  # fmt: skip
 UNWRITTEN = 0xFF
+"""Response code that a device must replace."""
 
 
 def lun(target: int = 0, unit: int = 0) -> bytes:
