@@ -86,7 +86,7 @@ async def run_benchmark(
 
     TCP uses the algorithm ``congestion``, None for the machine's. Figures are compared with ``reference`` if that is
     one of them. A run that fails is reported and left out.
-    Raises PrivilegeError, OSError, TrafficError if a contestant can't be set up.
+    Raises PrivilegeError, OSError, TrafficError if a contestant can't be set up; an optional one is left out instead.
     """
     failures = []
     async with AsyncExitStack() as stack:
@@ -96,7 +96,7 @@ async def run_benchmark(
             try:
                 setups.append(await stack.enter_async_context(_warm_setup(name)))
             except (PrivilegeError, TrafficError, OSError) as exc:
-                if not CONTESTANTS[name].foreign:
+                if not CONTESTANTS[name].optional:
                     raise
                 left_out[name] = str(exc)
                 progress(f"{name} is left out: {exc}")

@@ -16,7 +16,7 @@ import trio
 
 from vnet.bench.processes import end_process
 from vnet.errors import TrafficError
-from vnet.linux.netns import NETNS_DIR, Address, Route, in_netns, netns_command, set_up_interface
+from vnet.linux.netns import NETNS_DIR, Address, Route, find_index, in_netns, netns_command, set_up_interface
 from vnet.traffic.tools import need_tools
 
 __all__ = ["End", "open_dpdk", "open_pasta", "open_socat"]
@@ -113,8 +113,7 @@ async def open_socat(rc: End, ep: End) -> AsyncIterator[tuple[int, ...]]:
         from pyroute2 import IPRoute
 
         with IPRoute() as netlink:
-            [index] = netlink.link_lookup(ifname=second)
-            netlink.link("set", index=index, net_ns_fd=ep.netns, ifname=ep.ifname)
+            netlink.link("set", index=find_index(netlink, second), net_ns_fd=ep.netns, ifname=ep.ifname)
 
     with TemporaryDirectory(prefix="vnet-bench-") as folder:
         argv = ["socat", "-b", str(SOCAT_BUFFER), *ends]

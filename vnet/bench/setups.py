@@ -257,7 +257,7 @@ class Contestant:
     """Heading of its column."""
     open: Callable[[str, Ends], AbstractAsyncContextManager[Setup]]
     """Sets it up, given its name and two existing namespaces."""
-    foreign: bool = False
+    optional: bool = False
     """Whether it is left out if it can't be set up."""
 
 
@@ -270,16 +270,16 @@ CONTESTANTS: Mapping[str, Contestant] = {
     "tun": Contestant("vnet TUN", partial(_vnet, "tun", "pci", "direct")),
     "tap": Contestant("vnet TAP", partial(_vnet, "tap", "pci", "direct")),
     BARE: Contestant("bare", partial(_bare, ())),
-    BARE_C: Contestant("bare C", partial(_bare, ("--native",)), foreign=True),
+    BARE_C: Contestant("bare C", partial(_bare, ("--native",)), optional=True),
     "veth": Contestant("veth", _veth),
-    "socat": Contestant("socat", partial(_peer, open_socat, False), foreign=True),
-    "pasta": Contestant("pasta", partial(_peer, open_pasta, False), foreign=True),
-    "dpdk": Contestant("DPDK", partial(_peer, open_dpdk, True), foreign=True),
+    "socat": Contestant("socat", partial(_peer, open_socat, False), optional=True),
+    "pasta": Contestant("pasta", partial(_peer, open_pasta, False), optional=True),
+    "dpdk": Contestant("DPDK", partial(_peer, open_dpdk, True), optional=True),
     APART: Contestant("2 processes", partial(_apart, ())),
     LINKED: Contestant("2 proc., link", partial(_apart, ("--link",))),
     BARE_APART: Contestant("bare, 2 proc.", _bare_apart),
     GUEST: Contestant("QEMU guest", partial(_guest, False)),
-    GUEST_FUNCTION: Contestant("guest, vfio", partial(_guest, True), foreign=True),
+    GUEST_FUNCTION: Contestant("guest, vfio", partial(_guest, True), optional=True),
     **{
         name: Contestant(name.replace("-mediated", " med."), partial(_vnet, "tun", transport, mode))
         for name, (transport, mode) in WAYS.items()

@@ -44,6 +44,7 @@ __all__ = [
     "Route",
     "check_netns",
     "create_netns",
+    "find_index",
     "has_ipv6",
     "has_netns",
     "in_netns",
