@@ -17,6 +17,7 @@ from rings.observers.meter import Meter
 from vnet.views.link import LinkStatistics
 
 __all__ = [
+    "Counting",
     "Direction",
     "EndpointPort",
     "Fault",

@@ -33,11 +33,9 @@ from vnet.link.transaction.packets import (
     Tlp,
 )
 
-__all__ = ["HEADER_MOST", "emit", "parse"]
+__all__ = ["emit", "parse"]
 
 _WORDS3, _WORDS4 = struct.Struct(">III"), struct.Struct(">IIQ")
-HEADER_MOST = _WORDS4.size
-"""Bytes of the longest header."""
 _LONG, _DATA = 1, 2
 """Bits of Fmt: a header of four doublewords, data behind the header."""
 _PREFIX = 4
