@@ -18,7 +18,6 @@ from time import monotonic, sleep
 from typing import Protocol
 
 import trio
-from trio._core._run import GLOBAL_RUN_CONTEXT
 
 from drivers.flow.pump import Signal
 from vnet.linux.moderation import WINDOW, Moderation
@@ -47,6 +46,10 @@ class Carrier(Protocol):
 
 def trio_epoll() -> int | None:
     """Return the descriptor in which Trio waits for events, if this version has one there and runs without a host."""
+    try:
+        from trio._core._run import GLOBAL_RUN_CONTEXT
+    except ImportError:
+        return None
     runner = getattr(GLOBAL_RUN_CONTEXT, "runner", None)
     epoll = getattr(getattr(runner, "io_manager", None), "_epoll", None)
     return epoll.fileno() if isinstance(epoll, select.epoll) and not getattr(runner, "is_guest", True) else None
