@@ -17,12 +17,12 @@ import attrs
 
 from rings.native import NATIVE, WHY_NOT
 from vnet.errors import SUDO
-from vnet.linux.rights import CONTAINER, NAMES, NET_ADMIN, SYS_ADMIN, has_capability
+from vnet.linux.privileges.rights import CONTAINER, NAMES, NET_ADMIN, SYS_ADMIN, has_capability
+from vnet.linux.privileges.rootless import TUN_DEVICE, why_not
 from vnet.traffic.tools import PACKAGES, install_command
 
 __all__ = ["Finding", "Grade", "examine"]
 
-TUN_DEVICE = Path("/dev/net/tun")
 USO_KERNEL = (6, 2)
 """First Linux whose TUN segments UDP (TUN_F_USO4 and TUN_F_USO6)."""
 MSIX_QEMU = (10, 1)
@@ -197,12 +197,19 @@ def _rights() -> Iterator[Finding]:
         yield Finding(str(TUN_DEVICE), Grade.MISSING, "no right to open it", needed, f"{SUDO} ...", without)
     else:
         yield Finding(str(TUN_DEVICE), Grade.OK, "can be opened", needed)
+    refused, name = why_not(), "user namespaces"
+    used = "TUN and TAP ports without root: vnet demo, vnet up --rootless"
+    if refused is None:
+        yield Finding(name, Grade.OK, "this user can make them", used)
+    else:
+        yield Finding(name, Grade.MISSING, refused.missing, used, refused.command, "the same as root")
     for number in (NET_ADMIN, SYS_ADMIN):
         if has_capability(number):
             yield Finding(NAMES[number], Grade.OK, "this process has it", needed)
         else:
             mend = f"{SUDO} ..." if os.geteuid() else CONTAINER
-            yield Finding(NAMES[number], Grade.MISSING, "this process lacks it", needed, mend, without)
+            rest = without if refused else f"vnet up --rootless; {without}"
+            yield Finding(NAMES[number], Grade.MISSING, "this process lacks it", needed, mend, rest)
 
 
 def _tool(tool: Tool) -> Finding:

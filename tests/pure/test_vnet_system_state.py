@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from vnet.errors import PrivilegeError
-from vnet.system.state import State, read_state, running, signal_owner, state_path
+from vnet.errors import ControlError
+from vnet.system import state
+from vnet.system.state import State, read_state, run_dir, running, signal_owner, state_path
 
 NAME = "t-state"
 
@@ -95,6 +96,37 @@ def test_without_root_files_are_in_the_users_own_folder(monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
     assert state_path(NAME) == Path("/run/user/1000/vnet") / f"{NAME}.json"
-    monkeypatch.delenv("XDG_RUNTIME_DIR")
-    with pytest.raises(PrivilegeError, match="XDG_RUNTIME_DIR is not set"):
-        state_path(NAME)
+
+
+def test_without_a_runtime_directory_files_are_in_a_folder_that_only_this_user_can_have_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid, users, shared = os.geteuid() or 1000, tmp_path / "users", tmp_path / "shared"
+    (users / str(uid)).mkdir(parents=True)
+    os.chown(users / str(uid), uid, uid)
+    shared.mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr(state, "USERS_DIR", users)
+    monkeypatch.setattr(state, "SHARED_DIR", shared)
+    assert run_dir() == users / str(uid) / "vnet"
+    (users / str(uid)).rmdir()
+    own = shared / f"vnet-{uid}"
+    assert run_dir() == own
+    own.mkdir(mode=0o700)
+    os.chown(own, uid, uid)
+    assert run_dir() == own
+    own.chmod(0o770)
+    with pytest.raises(ControlError, match="must be our own directory, without write access for other users"):
+        run_dir()
+    own.rmdir()
+    own.symlink_to(users)
+    with pytest.raises(ControlError, match="must be our own directory"):
+        run_dir()
+
+
+def test_a_file_of_an_older_version_is_of_a_system_that_is_not_rootless() -> None:
+    text = '{"pid": 1, "hosts": {}, "netns": []'
+    assert not State.parse(NAME, f"{text}}}").rootless
+    assert State.parse(NAME, f'{text}, "rootless": true}}').rootless
+    assert State.parse(NAME, f'{text}, "rootless": 3}}') == State(NAME, 0, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import resource
 import shlex
 import sys
@@ -16,6 +17,7 @@ from drivers.errors import DriverError
 from rings.errors import MemoryFault
 from vnet.cli.live_names import complete_systems
 from vnet.errors import SUDO, ConfigError, ControlError, PrivilegeError, TrafficError
+from vnet.linux.privileges.rootless import gives_interfaces
 from vnet.names import NAME, NAME_RULE
 
 __all__ = ["EXPECTED", "check_name", "errors_in_one_line", "lines", "name_option", "one_line"]
@@ -80,7 +82,7 @@ def lines(error: BaseException) -> list[str]:
 def one_line(error: BaseException) -> str:
     """Return the message of an error on one line, with a command that helps if there is one."""
     if isinstance(error, PrivilegeError) and error.command == SUDO:
-        text = f"{error.missing}; try: {SUDO} {shlex.join(sys.argv[1:])}"
+        text = f"{error.missing}; try: {_granting_command()}"
     elif isinstance(error, OSError) and error.errno == errno.EMFILE:
         # The limit is the cause, not the file that was to be opened: one line for all tasks that reached it.
         text = f"{error.strerror}; try: ulimit -n {4 * resource.getrlimit(resource.RLIMIT_NOFILE)[0]}"
@@ -89,6 +91,14 @@ def one_line(error: BaseException) -> str:
     else:
         text = str(error) or type(error).__name__
     return " ".join(text.split())
+
+
+def _granting_command() -> str:
+    """Return the command that does the same with the rights it needs: as root, or in a user namespace if it can."""
+    context = click.get_current_context(silent=True)
+    if context is not None and context.params.get("in_namespace") is False and os.geteuid() and gives_interfaces():
+        return f"{context.command_path} --rootless {shlex.join(sys.argv[2:])}".rstrip()
+    return f"{SUDO} {shlex.join(sys.argv[1:])}"
 
 
 def _sort(group: BaseExceptionGroup) -> tuple[list[str], BaseExceptionGroup | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -15,13 +16,15 @@ from vnet.cli.common import errors_in_one_line, name_option, one_line
 from vnet.cli.logs import log_options
 from vnet.cli.output import json_option, open_json
 from vnet.cli.progress import progress_bar
+from vnet.cli.rootless import enter_rootless, rootless_option
 from vnet.cli.signals import run_until_signal
 from vnet.cli.table import render
 from vnet.cli.tree import counts
 from vnet.demo import DemoReport, demo_topology, run_demo
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.running import Demo, DemoSettings
-from vnet.errors import PrivilegeError
+from vnet.errors import SUDO, PrivilegeError
+from vnet.linux.privileges.rootless import gives_interfaces
 from vnet.system.claim import claim
 from vnet.topology import Topology
 from vnet.traffic.kernel import Plan, Run
@@ -66,15 +69,26 @@ more than 1 %, or a drop counter increases.
 @click.option("--seconds", type=click.IntRange(1, 3600), default=3, show_default=True, help="Length of each timed run.")
 @json_option
 @name_option
+@rootless_option
 @log_options
 @errors_in_one_line
 def command(
-    device: str, port: str | None, transport: str, mode: str, seconds: int, json_file: Path | None, name: str
+    device: str,
+    port: str | None,
+    transport: str,
+    mode: str,
+    seconds: int,
+    json_file: Path | None,
+    name: str,
+    in_namespace: bool,
 ) -> None:
     demo = DEMOS[device]
     if port is not None and port not in demo.ports:
         raise click.UsageError(f"--port requires --device {' or '.join(PORTED)}: a {device} device has no {port} port")
-    ports = _ports(demo, port or next(iter(demo.ports), ""))
+    first = port or next(iter(demo.ports), "")
+    if in_namespace or _is_better_rootless(demo, first):
+        enter_rootless()
+    ports = _ports(demo, first)
     with open_json(json_file) as write:
         report = _demonstrate(device, transport, mode, seconds, name, ports)
         click.echo("\n" + _tables(report))
@@ -104,6 +118,20 @@ def _demonstrate(device: str, transport: str, mode: str, seconds: int, name: str
                 if port in DEMOS[device].ports[-1:] or not port:
                     raise
                 _report_fallback(DEMOS[device], exc)
+
+
+def _is_better_rootless(demo: Demo[Any, Any], port: str) -> bool:
+    """Return whether this user lacks root's rights for a port, and has them in a user namespace; then say so."""
+    if not os.geteuid() or port == next(reversed(demo.ports), ""):
+        return False
+    try:
+        demo.check_port(port)
+    except PrivilegeError as exc:
+        if exc.command != SUDO or not gives_interfaces():
+            return False
+        click.echo(f"vnet: {exc.missing}: running in a user namespace (--rootless)", err=True)
+        return True
+    return False
 
 
 def _ports(demo: Demo[Any, Any], port: str) -> Iterator[str]:

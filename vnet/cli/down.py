@@ -36,7 +36,8 @@ def command(name: str) -> None:
         if remains is None:
             click.echo(f"{name} is not running")
         else:
-            click.echo(f"{name} was killed; removed {', '.join(remains.netns) or 'its files'}")
+            netns = () if remains.rootless else remains.netns  # those of a rootless system ended with its process
+            click.echo(f"{name} was killed; removed {', '.join(netns) or 'its files'}")
     else:
         _end(name)
         click.echo(f"{name} is down")

@@ -20,7 +20,7 @@ from vnet.cli.common import errors_in_one_line
 from vnet.cli.interrupt import raise_on_interrupt
 from vnet.cli.live_names import part_names
 from vnet.cli.reception import CaptureChoice, begin, receive
-from vnet.errors import ControlError, PrivilegeError
+from vnet.errors import ControlError
 from vnet.system.state import running, system_names
 from vnet.version import __version__
 
@@ -81,7 +81,7 @@ def _interfaces() -> Iterator[str]:
     yield f"extcap {{version={__version__}}}{{display=vnet}}"
     try:
         names = [name for name in system_names() if running(name) is not None]
-    except (ControlError, PrivilegeError, OSError):  # a user without a runtime directory has no systems
+    except (ControlError, OSError):  # a user without a runtime directory has no systems
         names = []
     for name in names:
         yield f"interface {{value={PREFIX}{name}}}{{display=vnet system {name}}}"

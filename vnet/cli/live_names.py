@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from vnet.errors import ControlError, PrivilegeError
+from vnet.errors import ControlError
 from vnet.qmp.client import ask
 from vnet.system.state import running, system_names
 
@@ -34,7 +34,7 @@ def _starting(names: Callable[[click.Context], Sequence[str]]) -> Complete:
     def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
         try:
             return [name for name in names(context) if name.startswith(incomplete)]
-        except (ControlError, PrivilegeError, OSError):
+        except (ControlError, OSError):
             return []
 
     return complete
@@ -52,7 +52,7 @@ def _hosts(context: click.Context) -> list[str]:
 def part_names(system: str, *kinds: str, timeout: float | None = None) -> list[str]:
     """Return the names of the parts of these ``kinds``, such as devices or links, of a running system.
 
-    Raises ControlError, PrivilegeError, OSError.
+    Raises ControlError, OSError.
     """
     status = ask(system, "query-vnet-status", timeout=timeout)
     return [name for kind in kinds for name in status[kind]] if isinstance(status, dict) else []

@@ -17,7 +17,7 @@ from vnet.cli.logs import log_options
 from vnet.cli.signals import run_until_ended
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.serve import VALUE, ServeOption
-from vnet.errors import ConfigError, PrivilegeError, settings_of
+from vnet.errors import ConfigError, ControlError, settings_of
 from vnet.functions import FUNCTIONS, FunctionKind
 from vnet.qmp.server import ControlServer
 from vnet.spec import ANY_UID, PATH_RULE, fits_socket
@@ -287,7 +287,7 @@ def _claimed(given: str | None, default: str, topology: Topology) -> Iterator[st
         name: str | None = None
         try:
             name = stack.enter_context(claim_free(default, topology)).name
-        except (PrivilegeError, OSError) as exc:
+        except (ControlError, OSError) as exc:
             log_line(f"vnet show and the like do not see this device: {exc}")
         yield name
 

@@ -13,6 +13,7 @@ from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.live_names import complete_things
 from vnet.cli.query import query
 from vnet.cli.ring import ring_tree
+from vnet.cli.rootless import require_rootless, require_rootless_option
 from vnet.cli.tree import (
     counts,
     device_title,
@@ -29,6 +30,7 @@ from vnet.cli.tree import (
 )
 from vnet.errors import ControlError
 from vnet.names import named
+from vnet.system.state import running
 from vnet.views.ends import PortView
 from vnet.views.link import LinkView
 from vnet.views.plain import to_plain
@@ -40,6 +42,7 @@ __all__ = ["command", "summary"]
 
 @click.command("show")
 @name_option
+@require_rootless_option
 @click.option("--all", "everything", is_flag=True, help="Print everything: PCI trees, links, both ends of each device.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything, or PART or QUEUE, as JSON.")
 @click.option("--hex", "with_bytes", is_flag=True, help="Print also the bytes of the three areas of QUEUE's ring.")
@@ -53,6 +56,7 @@ __all__ = ["command", "summary"]
 @errors_in_one_line
 def command(
     name: str,
+    rootless: bool,
     everything: bool,
     as_json: bool,
     with_bytes: bool,
@@ -69,6 +73,8 @@ def command(
     for option, given in (("--hex", with_bytes), ("--svg", svg)):
         if given and queue is None:
             raise click.UsageError(f"{option} requires a QUEUE")
+    if rootless:
+        require_rootless(running(name), name)
     system = query(name, SystemView, "query-vnet")
     view: object = system
     lines = tree(system) if everything else summary(system)

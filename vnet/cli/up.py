@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +15,13 @@ from click.core import ParameterSource
 
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.logs import log_options
+from vnet.cli.rootless import enter_rootless, rootless_option
 from vnet.cli.signals import run_until_ended
 from vnet.cli.topology_file import BUILT_IN, FILE, open_topology
 from vnet.cli.view import view_command
 from vnet.errors import settings_of
 from vnet.linux.netns import NETNS_DIR
+from vnet.linux.privileges import rootless
 from vnet.qmp.server import ControlServer
 from vnet.system.claim import claim
 from vnet.system.state import socket_path
@@ -39,16 +41,22 @@ GRACE = 3.0
 )
 @name_option
 @click.option("--exec", "run", metavar="CMD", help="Run CMD in a shell on the driver's host, then end with its status.")
+@rootless_option
 @log_options
 @errors_in_one_line
 @click.pass_context
-def command(context: click.Context, topology: Path | None, only: str | None, name: str, run: str | None) -> None:
+def command(
+    context: click.Context, topology: Path | None, only: str | None, name: str, run: str | None, in_namespace: bool
+) -> None:
     """Build the system in a TOPOLOGY file and keep it running.
 
     Without TOPOLOGY, the system is two hosts with a network device. TOPOLOGY - is standard input. Ctrl-C, SIGTERM and
     `vnet down` end the system and remove all of it; the exit status is then 0. It is 128 + the signal's number if a
     signal arrives before all devices are up. With --exec, the status is CMD's, or 128 + the number of the signal that
     ended vnet before CMD.
+
+    With --rootless, namespaces and interfaces are in a user namespace: an ordinary user needs no further right, and
+    `vnet exec` enters them. `vnet show`, `vnet down` and the like work as with any other system.
 
     With --only, the links of HOST need the key vfio_user, and the name of the system is HOST unless --name is given.
     """
@@ -57,6 +65,8 @@ def command(context: click.Context, topology: Path | None, only: str | None, nam
         parsed = part_of(parsed, only, file)
         if context.get_parameter_source("name") is ParameterSource.DEFAULT:
             name = only
+    if in_namespace:
+        enter_rootless()
     context.exit(run_until_ended(partial(_up, parsed, file, name, run)))
 
 
@@ -117,8 +127,21 @@ def _hints(world: World) -> Iterator[str]:
     option = "" if name == "vnet" else f" --name {name}"
     yield f"{name} is up. In another shell:"
     for device, spec in topology.devices.items():
-        yield from (f"  {hint}" for hint in spec.hints(name, device, topology.ends(spec)))
+        hints = spec.hints(name, device, topology.ends(spec))
+        yield from (f"  {hint}" for hint in (_entered(world, hints) if rootless.is_entered() else hints))
     yield f"  vnet show{option}"
     if topology.links:
         yield f"  vnet link{option} down; vnet link{option} up"
     yield f"Ctrl-C, or vnet down{option}, ends it."
+
+
+def _entered(world: World, hints: Iterable[str]) -> Iterator[str]:
+    """Yield hints with `vnet exec` in place of `ip netns exec`, which does not find namespaces of a rootless system."""
+    option = "" if world.name == "vnet" else f" --name {world.name}"
+    hosts = {world.topology.host_netns(world.name, host): host for host in world.topology.hosts}
+    for hint in hints:
+        words = hint.split(maxsplit=4)
+        if words[:3] != ["ip", "netns", "exec"]:
+            yield hint
+        elif words[3] in hosts:
+            yield f"vnet exec{option} {hosts[words[3]]} -- {words[4]}"

@@ -30,7 +30,7 @@ import attrs
 import trio
 
 from vnet.errors import PrivilegeError, SettingRefused
-from vnet.linux.rights import NET_ADMIN, SYS_ADMIN, has_capability, refusal
+from vnet.linux.privileges.rights import NET_ADMIN, SYS_ADMIN, has_capability, refusal
 from vnet.linux.syscalls import CLONE_NEWNET, MS_BIND, MS_REC, MS_SHARED, mount, setns, umount, unshare
 
 if TYPE_CHECKING:

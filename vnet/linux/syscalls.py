@@ -9,11 +9,13 @@ import ctypes
 import os
 from pathlib import Path
 
-__all__ = ["CLONE_NEWNET", "CLONE_NEWNS", "MS_BIND", "MS_RDONLY", "MS_REC", "MS_SHARED", "MS_SLAVE"]
-__all__ += ["mount", "setns", "umount", "unshare"]
+__all__ = ["CLONE_NEWNET", "CLONE_NEWNS", "CLONE_NEWUSER", "MS_BIND", "MS_NODEV", "MS_NOSUID", "MS_RDONLY", "MS_REC"]
+__all__ += ["MS_SHARED", "MS_SLAVE", "mount", "setns", "setns_of", "umount", "unshare"]
 
 CLONE_NEWNS = 0x20000
+CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
+MS_NOSUID, MS_NODEV = 0x2, 0x4
 MS_RDONLY, MS_BIND, MS_REC, MS_SLAVE, MS_SHARED = 0x1, 0x1000, 0x4000, 0x80000, 0x100000
 MNT_DETACH = 2
 
@@ -32,6 +34,11 @@ def setns(path: Path, kind: int) -> None:
         _check(_LIBC.setns(fd, kind), path)
     finally:
         os.close(fd)
+
+
+def setns_of(process: int, kinds: int) -> None:
+    """Move the calling thread to the namespaces of these kinds of the process that a pidfd refers to."""
+    _check(_LIBC.setns(process, kinds), None)
 
 
 def mount(source: Path | None, target: Path, kind: str | None = None, flags: int = 0) -> None:

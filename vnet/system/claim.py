@@ -16,6 +16,7 @@ import attrs
 
 from vnet.errors import ControlError
 from vnet.linux.netns import NETNS_DIR, remove_netns
+from vnet.linux.privileges import rootless
 from vnet.linux.unix_socket import remove_stale
 from vnet.names import NAME_MAX
 from vnet.ports.rpmsg.pty import remove_stale_terminal
@@ -38,7 +39,7 @@ class Claim:
     """The file of a system, which this process has locked."""
 
     def __init__(self, name: str, fd: int) -> None:
-        self.state = State(name, os.getpid(), {}, started=uptime())
+        self.state = State(name, os.getpid(), {}, started=uptime(), rootless=rootless.is_entered())
         self._fd = fd
 
     @property
@@ -65,7 +66,7 @@ def claim(name: str, topology: Topology) -> Iterator[Claim]:
     """Reserve the name during the context, with a state file that lists what ``topology`` makes.
 
     Remains of a killed system of this name are removed first, our own at the end; if that fails, the file stays for
-    `vnet down`. Raises NameTaken, PrivilegeError if there is no directory for the file, ControlError, OSError.
+    `vnet down`. Raises NameTaken, ControlError, OSError.
     """
     make_run_dir()
     with _owned(state_path(name), create=True) as fd:
@@ -119,7 +120,8 @@ def clean_up(name: str) -> State | None:
 
 def _remove(remains: State) -> None:
     """Remove the namespaces, sockets and terminals that still exist. Raises OSError."""
-    for netns in remains.netns:
+    # The namespaces of a rootless system ended with its process; outside, another system may use these names.
+    for netns in () if remains.rootless and not rootless.is_entered() else remains.netns:
         remove_netns(netns)
     for path in map(Path, remains.paths):
         try:

@@ -14,21 +14,24 @@ import re
 import signal
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
 
-from vnet.errors import ControlError, PrivilegeError
+from vnet.errors import ControlError
 from vnet.names import FILE_NAME, NAME
 
-__all__ = ["State", "lock_file", "make_run_dir", "read_state", "read_text", "run_dir", "run_dirs", "running"]
-__all__ += ["signal_owner", "socket_path", "state_path", "system_names", "uptime"]
+__all__ = ["State", "lock_file", "make_run_dir", "open_owner", "read_state", "read_text", "run_dir", "run_dirs"]
+__all__ += ["running", "signal_owner", "socket_path", "state_path", "system_names", "uptime"]
 
 ROOT_DIR = Path("/run/vnet")
 """Directory of the files and sockets of root's systems."""
 USERS_DIR = Path("/run/user")
 """Directory of the users' runtime directories, each named after a user id."""
+SHARED_DIR = Path("/tmp")  # noqa: S108  what is there is checked
+"""Directory for users without a runtime directory; not TMPDIR, which another shell may lack."""
 FILE_MAX = 1 << 20
 """Bytes of the longest file; a longer file is ignored."""
 PID_MAX = 1 << 22
@@ -51,6 +54,8 @@ class State:
     """Absolute paths of sockets and terminals that the system makes."""
     started: float = attrs.field(default=0.0, eq=False)
     """Start of the system in seconds since this machine was booted; 0 if the file does not say."""
+    rootless: bool = False
+    """Whether its process has a user namespace of its own, in which the names of its namespaces are."""
 
     @property
     def uptime(self) -> float:
@@ -67,18 +72,19 @@ class State:
         try:
             raw = json.loads(text)
             pid, hosts, netns, paths = raw["pid"], raw["hosts"], raw["netns"], raw.get("paths", [])
-            started = float(raw.get("started", 0.0))
+            started, rootless = float(raw.get("started", 0.0)), raw.get("rootless", False)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             return nothing
         if not (type(pid) is int and 0 < pid <= PID_MAX and isinstance(hosts, dict) and math.isfinite(started)):
             return nothing
-        if not (isinstance(netns, list) and isinstance(paths, list)):
+        if not (isinstance(netns, list) and isinstance(paths, list) and isinstance(rootless, bool)):
             return nothing
         names = [*netns, *filter(None, hosts.values())]
         if not (all(isinstance(text, str) for text in names) and all(map(_is_path, paths))):
             return nothing
         hosts = {host: made if _is_file_name(made) else None for host, made in hosts.items()}
-        return cls(name, pid, hosts, tuple(made for made in netns if _is_own(name, made)), tuple(paths), started)
+        made = tuple(each for each in netns if _is_own(name, each))
+        return cls(name, pid, hosts, made, tuple(paths), started, rootless)
 
 
 def _is_file_name(text: str | None) -> bool:
@@ -98,17 +104,34 @@ def _is_path(text: object) -> bool:
 
 
 def run_dir() -> Path:
-    """Return the directory of the files and sockets of this user's systems. Raises PrivilegeError if there is none."""
-    if os.geteuid() == 0:
+    """Return the directory of the files and sockets of this user's systems.
+
+    Without XDG_RUNTIME_DIR it is in /run/user/UID, or in /tmp if that does not exist. Raises ControlError if the one in
+    /tmp, where each user may make it, is not this user's.
+    """
+    uid = os.geteuid()
+    if uid == 0:
         return ROOT_DIR
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
-    if not runtime_dir:
-        raise PrivilegeError("XDG_RUNTIME_DIR is not set", "export XDG_RUNTIME_DIR=/run/user/$(id -u)")
-    return Path(runtime_dir) / "vnet"
+    if runtime_dir:
+        return Path(runtime_dir) / "vnet"
+    if _is_users_own(USERS_DIR / str(uid)):
+        return USERS_DIR / str(uid) / "vnet"
+    path = SHARED_DIR / f"vnet-{uid}"
+    if os.path.lexists(path):
+        _require_own(path)
+    return path
+
+
+def _require_own(path: Path) -> None:
+    """Raise ControlError if this is no directory of this user, or if other users can write to it."""
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise ControlError(f"{path}: must be our own directory, without write access for other users")
 
 
 def run_dirs() -> list[Path]:
-    """Return the directories of all systems that this user may see, its own first. Raises PrivilegeError.
+    """Return the directories of all systems that this user may see, its own first. Raises ControlError.
 
     Root sees those of every user, unless a directory is a link or belongs to another user.
     """
@@ -117,12 +140,12 @@ def run_dirs() -> list[Path]:
 
 
 def _is_users_own(path: Path) -> bool:
-    """Return whether this is a directory of the user after whom its parent is named."""
+    """Return whether this is a directory of the user after whom it, or its parent, is named."""
     try:
         status = path.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(status.st_mode) and str(status.st_uid) == path.parent.name
+    return stat.S_ISDIR(status.st_mode) and str(status.st_uid) in (path.name, path.parent.name)
 
 
 def state_path(name: str, directory: Path | None = None) -> Path:
@@ -133,7 +156,7 @@ def state_path(name: str, directory: Path | None = None) -> Path:
 def system_names(directory: Path | None = None) -> list[str]:
     """Return the names of the systems in a directory (default: this user's), running or killed.
 
-    Raises PrivilegeError.
+    Raises ControlError.
     """
     return sorted(path.stem for path in (directory or run_dir()).glob("*.json") if NAME.fullmatch(path.stem))
 
@@ -149,7 +172,7 @@ def socket_path(name: str, directory: Path | None = None) -> Path:
 
 
 def running(name: str, directory: Path | None = None) -> State | None:
-    """Return the state of a running system; None if it does not run. Raises PrivilegeError, ControlError, OSError."""
+    """Return the state of a running system; None if it does not run. Raises ControlError, OSError."""
     fd = lock_file(state_path(name, directory), fcntl.LOCK_SH)  # shared: readers do not exclude each other
     if fd is not None:
         os.close(fd)
@@ -168,23 +191,35 @@ def read_state(name: str, directory: Path | None = None) -> State | None:
         os.close(fd)
 
 
+@contextmanager
+def open_owner(state: State) -> Iterator[int | None]:
+    """Open the process of a system as a pidfd; None if the process in ``state`` does not hold the lock of the file.
+
+    The file is not trusted: the process must hold its lock.
+    """
+    try:
+        process = os.pidfd_open(state.pid)  # the checked process is the opened one, even if its id is reused
+    except OSError:
+        yield None
+        return
+    try:
+        yield process if _holds_lock(state.pid, state_path(state.name)) else None
+    finally:
+        os.close(process)
+
+
 def signal_owner(state: State, number: int) -> bool:
     """Send a signal (0: none) to the process in ``state``; return False if it does not hold the lock.
 
-    The file is not trusted: the process must hold its lock. Raises PermissionError.
+    Raises PermissionError.
     """
-    try:
-        process = os.pidfd_open(state.pid)  # the checked process is the signalled one, even if its id is reused
-    except OSError:
-        return False
-    try:
-        if not _holds_lock(state.pid, state_path(state.name)):
+    with open_owner(state) as process:
+        if process is None:
             return False
-        signal.pidfd_send_signal(process, number)
-    except ProcessLookupError:
-        return False
-    finally:
-        os.close(process)
+        try:
+            signal.pidfd_send_signal(process, number)
+        except ProcessLookupError:
+            return False
     return True
 
 
@@ -209,9 +244,7 @@ def make_run_dir() -> None:
     """Make the directory. Raises ControlError if other users can write to it."""
     path = run_dir()
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise ControlError(f"{path}: must be our own directory, without write access for other users")
+    _require_own(path)
 
 
 def lock_file(path: Path, kind: int, flags: int = 0) -> int | None:

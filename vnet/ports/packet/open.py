@@ -16,7 +16,9 @@ from vnet.errors import SUDO, PrivilegeError, SettingRefused
 from vnet.linux.background import open_background
 from vnet.linux.netns import Address, Route, in_netns, open_netns, set_up_interface
 from vnet.linux.poller import Poller
-from vnet.linux.rights import NET_ADMIN, refusal
+from vnet.linux.privileges import rootless
+from vnet.linux.privileges.rights import NET_ADMIN, refusal
+from vnet.linux.privileges.rootless import TUN_DEVICE
 from vnet.ports.packet.interface_watch import Watches, open_watches
 from vnet.ports.packet.pytun_device import TunTapDevice, open_device
 from vnet.ports.packet.tap import TapPort
@@ -24,7 +26,6 @@ from vnet.ports.packet.tun import TunPort
 
 __all__ = ["PortConfig", "check_tun", "open_packet_port"]
 
-TUN_DEVICE = "/dev/net/tun"
 NAME_REFUSED = {
     errno.EBUSY: "the namespace has such an interface, and a program uses it",
     errno.EINVAL: "the namespace has an interface of this name and of another kind",
@@ -65,10 +66,11 @@ class PortConfig:
 
 def check_tun() -> None:
     """Raise PrivilegeError without a TUN device, or without the right to use it."""
-    if not os.path.exists(TUN_DEVICE):  # noqa: PTH110
+    if not TUN_DEVICE.exists():
         raise PrivilegeError(f"{TUN_DEVICE} is missing", "sudo modprobe tun")
     if not os.access(TUN_DEVICE, os.R_OK | os.W_OK):
-        raise PrivilegeError(f"no right to open {TUN_DEVICE}", SUDO)
+        command = f"sudo chmod 0666 {TUN_DEVICE}" if rootless.is_entered() else SUDO
+        raise PrivilegeError(f"no right to open {TUN_DEVICE}", command)
 
 
 @asynccontextmanager

@@ -7,8 +7,8 @@ import errno
 import pytest
 
 from vnet.errors import SUDO, PrivilegeError
-from vnet.linux import rights
-from vnet.linux.rights import NET_ADMIN, SYS_ADMIN, refusal
+from vnet.linux.privileges import rights
+from vnet.linux.privileges.rights import NET_ADMIN, SYS_ADMIN, refusal
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, code: int, uid: int, *owned: int) -> Exception:
