@@ -14,7 +14,9 @@ from vnet.cli.check import command
     ("args", "words"),
     [
         (["--vhost-user", "s"], "--type is missing"),
-        (["--type", "blk"], "--vhost-user is missing"),
+        (["--type", "blk"], "--vhost-user or --vfio-user is missing"),
+        (["--type", "blk", "--vhost-user", "s", "--vfio-user", "t"], "only one socket is checked"),
+        (["--type", "blk", "--vfio-user", "nothing-here", "--timeout", "0.05"], "No such file or directory"),
         (["--type", "disk", "--vhost-user", "s"], "'disk' is not one of 'blk', 'net', 'scsi', 'rng'"),
         (["--type", "blk", "--vhost-user", "s", "-j", "2"], "need --spawn"),
         (["--type", "blk", "--spawn", "x {socket}", "--pid", "1"], "the process that --spawn starts is known"),

@@ -13,10 +13,11 @@ import trio
 from drivers.transports.vhost_user.constants import FrontendRequest
 from support.rigs.watching import Watch, check_broken, watching
 from vnet.check.driver.devices import DEVICES
-from vnet.check.front import EVENT_IDX, INDIRECT_DESC, FrontEnd
+from vnet.check.front import EVENT_IDX, INDIRECT_DESC
 from vnet.check.memory import Arena
 from vnet.check.split import Desc
 from vnet.check.verdicts import Verdict, exit_status
+from vnet.check.vhost_user import VhostUserFront
 from vnet.check.wire import HungUp
 from vnet.linux.ipc import UnixSocket
 
@@ -58,7 +59,7 @@ async def test_a_missing_kick_is_a_finding_and_the_request_is_served(features: t
 
 
 async def test_features_that_were_not_offered_are_a_finding() -> None:
-    def change(front: FrontEnd) -> None:
+    def change(front: VhostUserFront) -> None:
         front.features |= 1 << 50
 
     async with watching("rng", change=change) as watch:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from support.rigs.watching import check_broken, watching
-from vnet.check.front import FrontEnd
+from vnet.check.front import Front
 from vnet.check.kinds import Request
 from vnet.check.kinds.blk import DISCARD, FLUSH, GET_ID, IN, OUT, SECTOR, make
 from vnet.check.kinds.net import RECEIVE, frame, transmit
@@ -46,7 +46,7 @@ async def test_a_disk_keeps_what_is_written_and_forgets_what_is_discarded() -> N
         ("BLK-DRV-20", lambda front: make(front, DISCARD, 0, struct.pack("<QII", 0, 1, 1)), "000100000001000000"),
     ],
 )
-async def test_a_bad_disk_request_is_a_finding(ident: str, request_: Callable[[FrontEnd], Request], words: str) -> None:
+async def test_a_bad_disk_request_is_a_finding(ident: str, request_: Callable[[Front], Request], words: str) -> None:
     async with watching("blk") as watch:
         await watch.serve(request_(watch.front))
         assert await watch.serve(watch.kind.request(watch.front)) == ""

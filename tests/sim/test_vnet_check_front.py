@@ -10,13 +10,14 @@ from collections.abc import Iterator
 import pytest
 
 from drivers.transports.vhost_user.constants import FrontendRequest, ProtocolFeature
-from vnet.check.front import EVENT_IDX, FrontEnd, Reaction, pair
+from vnet.check.front import EVENT_IDX, Reaction
 from vnet.check.split import Buffer
 from vnet.check.verdicts import Broken, Skipped
+from vnet.check.vhost_user import VhostUserFront, pair
 from vnet.check.wire import BadReply, HungUp, Journal, emit
 
 R = FrontendRequest
-Ends = tuple[FrontEnd, socket.socket]
+Ends = tuple[VhostUserFront, socket.socket]
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def ends() -> Iterator[Ends]:
     """A front end with a ring of 4 descriptors, and the other end of its socket."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    front = FrontEnd(ours, Journal(), 2.0)
+    front = VhostUserFront(ours, Journal(), 2.0)
     front.new_ring(0, 4)
     yield front, theirs
     front.close()

@@ -12,6 +12,7 @@ from support.rigs.toy_back import ToyBack, ToyPeer, check_verdict
 from vnet.check.kinds import KINDS
 from vnet.check.trial import Options, Trial
 from vnet.check.verdicts import Broken, Level, Verdict
+from vnet.check.vhost_user import VhostUserFront
 from vnet.check.wire import HungUp
 
 
@@ -41,7 +42,7 @@ async def test_a_device_that_refuses_connections_for_a_moment_is_waited_for() ->
             await ToyBack(connected).serve()
 
     async with trio.open_nursery() as nursery:
-        trial = Trial(ServedPeer(nursery, serve), KINDS["rng"], Options())
+        trial = Trial(ServedPeer(nursery, serve), KINDS["rng"], Options(), VhostUserFront)
         await trial.honest(await trial.up())
         trial.close()
         nursery.cancel_scope.cancel()
@@ -57,7 +58,7 @@ async def test_a_device_that_closes_every_connection_is_given_up() -> None:
         connected.close()
 
     async with trio.open_nursery() as nursery:
-        trial = Trial(ServedPeer(nursery, serve), KINDS["rng"], Options(patience=0.5))
+        trial = Trial(ServedPeer(nursery, serve), KINDS["rng"], Options(patience=0.5), VhostUserFront)
         with pytest.raises(HungUp, match="closed the connection"):
             await trial.connect()
         trial.close()
@@ -67,7 +68,7 @@ async def test_a_device_that_closes_every_connection_is_given_up() -> None:
 
 async def test_bytes_of_the_set_up_are_kept_apart() -> None:
     async with trio.open_nursery() as nursery:
-        trial = Trial(ToyPeer(nursery), KINDS["rng"], Options())
+        trial = Trial(ToyPeer(nursery), KINDS["rng"], Options(), VhostUserFront)
         front = await trial.up()
         assert not trial.journal.sent
         assert any(text.startswith("SET_VRING_KICK with a file descriptor") for text in trial.journal.setup)
@@ -80,7 +81,7 @@ async def test_bytes_of_the_set_up_are_kept_apart() -> None:
 
 async def test_success_of_an_invalid_request_breaks_a_should_unless_it_is_right() -> None:
     async with trio.open_nursery() as nursery:
-        trial = Trial(ToyPeer(nursery), KINDS["rng"], Options())
+        trial = Trial(ToyPeer(nursery), KINDS["rng"], Options(), VhostUserFront)
         front = await trial.up()
         vring, request = trial.main(front), trial.kind.request(front)
         vring.ring.submit(request.buffers)

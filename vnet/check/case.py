@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
 
 import attrs
 
-from vnet.check.trial import Trial
+from vnet.check.trial import TrialOf
 from vnet.check.verdicts import Level
 
 __all__ = ["Case", "Table", "select"]
 
-Function = Callable[[Trial], Awaitable[str | None]]
+Function = Callable[[TrialOf[Any]], Awaitable[str | None]]
 """Returns what was seen if the device kept the sentence, or None; raises `Broken`, `Skipped` or `PeerError`."""
 
 
@@ -30,6 +31,8 @@ class Case:
     """Device types that it applies to; empty for all."""
     writes: bool = False
     """Whether it writes data to a disk."""
+    carrier: str = ""
+    """Protocol that it needs, such as vhost-user; "" for any."""
 
     @property
     def row(self) -> str:
@@ -40,19 +43,28 @@ class Case:
 class Table:
     """The cases of one area, in the order in which they were added."""
 
-    def __init__(self, area: str, *types: str) -> None:
-        """``types`` are the device types of all its cases; none if they apply to every type."""
+    def __init__(self, area: str, *types: str, carrier: str = "") -> None:
+        """``types`` and ``carrier`` are what all its cases need; none if they apply to every type and carrier."""
         self.area = area
+        self.carrier = carrier
         self.types = frozenset(types)
         self.cases: list[Case] = []
 
     def add(
-        self, ident: str, title: str, section: str, level: Level = Level.SAFETY, *, writes: bool = False
+        self,
+        ident: str,
+        title: str,
+        section: str,
+        level: Level = Level.SAFETY,
+        *,
+        writes: bool = False,
+        carrier: str = "",
     ) -> Callable[[Function], Function]:
         """Return a decorator that adds a function as a case."""
 
         def decorate(run: Function) -> Function:
-            self.cases.append(Case(ident, title, self.area, section, level, run, self.types, writes))
+            needs = carrier or self.carrier
+            self.cases.append(Case(ident, title, self.area, section, level, run, self.types, writes, needs))
             return run
 
         return decorate

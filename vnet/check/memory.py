@@ -49,6 +49,11 @@ class Arena:
         self._next = start + size
         return self.base + start
 
+    def rewind(self) -> None:
+        """Give all memory to new allocations, zeroed."""
+        self._view[:] = bytes(self.size)
+        self._next = 0
+
     def put(self, data: bytes, align: int = 64) -> int:
         """Return the driver's address of a new copy of ``data``."""
         addr = self.alloc(len(data), align)

@@ -10,10 +10,12 @@ import attrs
 import trio
 
 from vnet.check.case import Case
+from vnet.check.front import Front
 from vnet.check.kinds import Kind
 from vnet.check.peer import Figures, Peer
 from vnet.check.trial import Options, Trial
 from vnet.check.verdicts import OF_LEVEL, Broken, Finding, Level, Result, Skipped, Verdict
+from vnet.check.vhost_user import VhostUserFront
 from vnet.check.wire import PeerError
 
 __all__ = ["NoDevice", "Run"]
@@ -41,6 +43,7 @@ class Run:
     """Words of the command that runs a case alone; the case's id follows."""
     known: Collection[str] = ()
     """Ids of cases that are known to fail."""
+    carrier: type[Front] = VhostUserFront
     report: Callable[[Result], object] = lambda result: None
 
     async def run(self, cases: Sequence[Case]) -> list[Result]:
@@ -104,7 +107,7 @@ class Run:
 
     async def _honest(self, peer: Peer) -> str:
         """Make an honest request on a new connection; return why it failed, or ""."""
-        trial = Trial(peer, self.kind, self.options)
+        trial = Trial(peer, self.kind, self.options, self.carrier)
         try:
             with trio.move_on_after(self.options.limit):
                 await trial.honest(await trial.up())
@@ -119,12 +122,14 @@ class Run:
         start = trio.current_time()
         if case.types and self.kind.name not in case.types:
             return self._result(case, Finding(Verdict.SKIP, f"not for {self.kind.name} devices"))
+        if case.carrier and case.carrier != self.carrier.carrier:
+            return self._result(case, Finding(Verdict.SKIP, f"only over {case.carrier}"))
         if case.writes and not self.options.destructive:
             return self._result(case, Finding(Verdict.SKIP, "it writes to the disk, which --destructive allows"))
         if case.level is Level.POLICY and not self.options.policy:
             return self._result(case, Finding(Verdict.SKIP, "a rule of this project alone, which --policy runs"))
         before = peer.figures()
-        trial = Trial(peer, self.kind, self.options)
+        trial = Trial(peer, self.kind, self.options, self.carrier)
         try:
             finding = await self._judge(case, trial)
             finding = await self._look_at_process(finding, trial, peer)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
 import attrs
 import trio
 
-from drivers.transports.vhost_user.constants import FrontendRequest
-from vnet.check.front import RING_PACKED, FrontEnd, Reaction, Vring
+from vnet.check.front import RING_PACKED, Front, Reaction, Vring
 from vnet.check.kinds import Kind, Request
 from vnet.check.peer import Peer
 from vnet.check.verdicts import Broken, Level
 from vnet.check.wire import HungUp, Journal
 
-__all__ = ["Options", "Trial"]
+__all__ = ["Options", "Trial", "TrialOf"]
+
+F_co = TypeVar("F_co", bound=Front, covariant=True)
 
 
 @attrs.frozen
@@ -32,16 +37,20 @@ class Options:
         return 15 * self.patience
 
 
-class Trial:
-    """One run of one case. `close` ends its connections."""
+class TrialOf(Generic[F_co]):
+    """One run of one case over front ends of one class. `close` ends its connections."""
 
-    def __init__(self, peer: Peer, kind: Kind, options: Options) -> None:
+    def __init__(
+        self, peer: Peer, kind: Kind, options: Options, carrier: Callable[[socket.socket, Journal, float], F_co]
+    ) -> None:
+        """``carrier`` makes a front end of a connection."""
         self.peer, self.kind, self.options = peer, kind, options
+        self._carrier = carrier
         self.journal = Journal()
-        self.fronts: list[FrontEnd] = []
+        self.fronts: list[F_co] = []
 
-    async def connect(self) -> FrontEnd:
-        """Return a new connection, on which the device has answered GET_FEATURES. Raises PeerError.
+    async def connect(self) -> F_co:
+        """Return a new connection, on which the device has answered the first message. Raises PeerError.
 
         A device that still ends the last connection may refuse this one for a moment.
         """
@@ -49,19 +58,19 @@ class Trial:
         await self._until_served(front)
         return front
 
-    async def reconnect(self, front: FrontEnd) -> None:
+    async def reconnect(self, front: Front) -> None:
         """Give a front end, whose memory and rings stay as they are, a new connection. Raises PeerError."""
         front.replace(await self.peer.connect(self.options.patience))
         await self._until_served(front)
 
-    async def _until_served(self, front: FrontEnd) -> None:
+    async def _until_served(self, front: Front) -> None:
         """Wait until the device answers, over new connections if it closes them at once. Raises PeerError."""
         in_setup, self.journal.in_setup = self.journal.in_setup, True
         end = trio.current_time() + self.options.patience
         try:
             while True:
                 try:
-                    front.offered = await front.ask_number(FrontendRequest.GET_FEATURES)
+                    await front.open()
                 except HungUp:
                     if trio.current_time() > end or not self.peer.alive():
                         raise
@@ -72,14 +81,14 @@ class Trial:
         finally:
             self.journal.in_setup = in_setup
 
-    async def dial(self) -> FrontEnd:
+    async def dial(self) -> F_co:
         """Return a new connection, on which nothing was sent. Raises PeerError."""
-        front = FrontEnd(await self.peer.connect(self.options.patience), self.journal, self.options.patience)
+        front = self._carrier(await self.peer.connect(self.options.patience), self.journal, self.options.patience)
         front.names = {**front.names, **self.kind.features}
         self.fronts.append(front)
         return front
 
-    async def negotiated(self, *features: int, packed: bool = False) -> FrontEnd:
+    async def negotiated(self, *features: int, packed: bool = False) -> F_co:
         """Return a connection whose features are chosen, and on which nothing else was set."""
         self.journal.in_setup = True
         try:
@@ -96,7 +105,7 @@ class Trial:
         num: int | None = None,
         base: int | None = None,
         prepare: bool = True,
-    ) -> FrontEnd:
+    ) -> F_co:
         """Return a connection to a running device with these features, and rings of ``num`` descriptors.
 
         Without ``prepare`` the rings are empty, those that the type of device needs filled included.
@@ -112,7 +121,7 @@ class Trial:
 
     async def start(
         self,
-        front: FrontEnd,
+        front: Front,
         *,
         packed: bool = False,
         num: int | None = None,
@@ -129,18 +138,18 @@ class Trial:
         if prepare:
             self.kind.prepare(front)
 
-    def main(self, front: FrontEnd) -> Vring:
+    def main(self, front: Front) -> Vring:
         """Return the ring of the honest request."""
         return front.rings[self.kind.main]
 
     # Honest requests
 
-    async def honest(self, front: FrontEnd, vring: Vring | None = None) -> None:
+    async def honest(self, front: Front, vring: Vring | None = None) -> None:
         """Make an honest request, and wait until it succeeds. Raises Broken, HungUp."""
         request = self.kind.request(front)
         await self.serve(front, vring or self.main(front), request)
 
-    async def serve(self, front: FrontEnd, vring: Vring, request: Request, *, succeeds: bool = True) -> int:
+    async def serve(self, front: Front, vring: Vring, request: Request, *, succeeds: bool = True) -> int:
         """Make a request and wait for its answer; return its length. Raises Broken if it does not succeed, HungUp."""
         ident = front.submit(vring, request.buffers)
         vring.kick()
@@ -151,7 +160,7 @@ class Trial:
             raise Broken(f"an honest request failed: {wrong}")
         return used
 
-    async def fails(self, front: FrontEnd, request: Request) -> str:
+    async def fails(self, front: Front, request: Request) -> str:
         """Make a request that must be answered, with an error; return the error. Raises Broken, HungUp."""
         used = await self.serve(front, self.main(front), request, succeeds=False)
         error = request.judge(used)
@@ -162,7 +171,7 @@ class Trial:
     # Bad rings
 
     async def refuses(
-        self, front: FrontEnd, vring: Vring, request: Request | None = None, *, success: Level | None = Level.SHOULD
+        self, front: Front, vring: Vring, request: Request | None = None, *, success: Level | None = Level.SHOULD
     ) -> str:
         """Kick after an invalid entry, and judge the reaction; return it if it is right.
 
@@ -178,7 +187,7 @@ class Trial:
             return reaction.value
         raise await self._silence(front, vring)
 
-    def _judge_answer(self, front: FrontEnd, vring: Vring, request: Request | None, success: Level | None) -> str:
+    def _judge_answer(self, front: Front, vring: Vring, request: Request | None, success: Level | None) -> str:
         answers = vring.ring.answers()
         if not answers:
             raise Broken("the used index moved by a whole lap")
@@ -193,19 +202,19 @@ class Trial:
             return "served it"
         raise Broken("served it as if it were valid: the answer says success", success)
 
-    async def _silence(self, front: FrontEnd, vring: Vring) -> Broken:
+    async def _silence(self, front: Front, vring: Vring) -> Broken:
         """Return the error of an entry that had no effect, which says whether the queue still works."""
         front.note("then an honest request on the same ring")
         try:
             await self.serve(front, vring, self.kind.request(front))
         except Broken:
             return Broken(
-                "stopped the queue without a word: no answer, no error eventfd, no NEEDS_RESET, no closed connection",
+                f"stopped the queue without a word: no answer, {front.signs}, no closed connection",
                 Level.SHOULD,
             )
         return Broken(
-            "never answered it, and reported no error: the err eventfd is silent and the connection stays. Later "
-            "requests are served, so the descriptors are lost to the driver until a reset"
+            f"never answered it, and reported no error: {front.signs}, and the connection stays. Later requests are "
+            "served, so the descriptors are lost to the driver until a reset"
         )
 
     def intact(self) -> bool:
@@ -215,3 +224,6 @@ class Trial:
     def close(self) -> None:
         while self.fronts:
             self.fronts.pop().close()
+
+
+Trial = TrialOf[Front]

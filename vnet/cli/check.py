@@ -20,13 +20,15 @@ from vnet.check.cases import CASES
 from vnet.check.driver.back import WatchingBack, watch_one
 from vnet.check.driver.clauses import Observations
 from vnet.check.driver.devices import DEVICES
-from vnet.check.front import EVENT_IDX, INDIRECT_DESC
+from vnet.check.front import EVENT_IDX, INDIRECT_DESC, Front
 from vnet.check.kinds import KINDS
+from vnet.check.pci import PciFront
 from vnet.check.peer import Peer, fill
 from vnet.check.report import as_data, details, line, listing, skipped, summary
 from vnet.check.runner import NoDevice, Run
 from vnet.check.trial import Options
 from vnet.check.verdicts import Result, Verdict, exit_status
+from vnet.check.vhost_user import VhostUserFront
 from vnet.cli.common import errors_in_one_line
 from vnet.cli.extras import extra
 from vnet.cli.output import json_option, open_json
@@ -61,6 +63,13 @@ def _known(_context: click.Context, _option: click.Parameter, file: Path | None)
     metavar="SOCK",
     type=click.Path(path_type=Path),
     help="Unix socket where the device listens, a vhost-user back end.",
+)
+@click.option(
+    "--vfio-user",
+    "function",
+    metavar="SOCK",
+    type=click.Path(path_type=Path),
+    help="Unix socket where a virtio-pci function listens, a vfio-user server: its registers are checked, too.",
 )
 @click.option("--type", "kind", type=click.Choice(list(KINDS)), help="Type of the device.")
 @click.option(
@@ -99,6 +108,7 @@ def _known(_context: click.Context, _option: click.Parameter, file: Path | None)
 def device(
     words: tuple[str, ...],
     path: Path | None,
+    function: Path | None,
     kind: str | None,
     spawn: str | None,
     pid: int | None,
@@ -114,7 +124,8 @@ def device(
 ) -> None:
     """Check a device by honest and hostile requests.
 
-    Each is judged by what is seen from outside. A CASE is the id of a case or the beginning of ids (R04, BLK-DEV), an
+    Each is judged by what is seen from outside, over vhost-user, or over vfio-user with all registers of a PCI
+    function. A CASE is the id of a case or the beginning of ids (R04, BLK-DEV), an
     area (blk, messages), or a section of VIRTIO 1.4 (2.7.5); all cases run without one. Exit status 1 if a MUST or a
     SAFETY sentence is broken, 2 if there is no device to check.
     """
@@ -122,13 +133,20 @@ def device(
         cases = select(CASES, words)
     except LookupError as exc:
         raise click.UsageError(exc.args[0]) from None
+    if path is not None and function is not None:
+        raise click.UsageError("--vfio-user: only one socket is checked, and --vhost-user names one")
+    carrier: type[Front] = VhostUserFront if function is None else PciFront
+    path = path or function
     if list_only:
-        click.echo("\n".join(listing(case for case in cases if kind is None or not case.types or kind in case.types)))
+        able = [case for case in cases if path is None or case.carrier in ("", carrier.carrier)]
+        click.echo("\n".join(listing(case for case in able if kind is None or not case.types or kind in case.types)))
         return
     if kind is None:
         raise click.UsageError("--type is missing: the type of the device")
     if path is None and spawn is None:
-        raise click.UsageError("--vhost-user is missing: the socket where the device listens, or --spawn to start one")
+        raise click.UsageError(
+            "--vhost-user or --vfio-user is missing: the socket where the device listens, or --spawn to start one"
+        )
     if spawn is not None and pid is not None:
         raise click.UsageError("--pid: the process that --spawn starts is known")
     if workers > 1 and spawn is None:
@@ -142,8 +160,9 @@ def device(
             KINDS[kind],
             _peers(place, spawn, pid, workers),
             options,
-            _alone(path, kind, spawn, pid, options),
+            _alone(carrier, path, kind, spawn, pid, options),
             known,
+            carrier,
             _report,
         )
         start = time.monotonic()
@@ -154,7 +173,11 @@ def device(
         seconds = time.monotonic() - start
         _show_findings(results)
         click.echo("\n".join([*skipped(results), summary(results, seconds)]))
-        write_json(as_data(results, {"type": kind, "spawn": spawn, "destructive": destructive}, seconds))
+        write_json(
+            as_data(
+                results, {"type": kind, "carrier": carrier.carrier, "spawn": spawn, "destructive": destructive}, seconds
+            )
+        )
         write_junit(results, f"vnet check {kind}", strict)
     click.get_current_context().exit(exit_status(results, strict=strict))
 
@@ -285,9 +308,11 @@ def _peers(path: Path, spawn: str | None, pid: int | None, workers: int) -> list
         raise click.UsageError(str(exc)) from None
 
 
-def _alone(path: Path | None, kind: str, spawn: str | None, pid: int | None, options: Options) -> list[str]:
+def _alone(
+    carrier: type[Front], path: Path | None, kind: str, spawn: str | None, pid: int | None, options: Options
+) -> list[str]:
     """Return the words of the command that runs one case in the same way; the case's id follows."""
-    given = {"--vhost-user": path, "--type": kind, "--spawn": spawn, "--pid": pid}
+    given = {f"--{carrier.carrier}": path, "--type": kind, "--spawn": spawn, "--pid": pid}
     words = [
         "vnet",
         "check",

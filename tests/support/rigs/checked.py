@@ -11,25 +11,35 @@ from typing import TypeVar
 import trio
 
 from drivers.bus.back import Identity
-from drivers.bus.vhost import VhostDriver
+from drivers.bus.vhost import VhostBus, VhostDriver
 from drivers.carriers.framing import ProtocolError
 from drivers.devices.blk import BLK, BlkPlug
 from drivers.errors import TransportLost
+from drivers.transports.pci import VirtioEpf
+from drivers.transports.pci.back import BAR, NOTIFY_AT
 from rings.ids import DeviceId
 from support.rigs.vhost_user import open_back
 from vnet.check.case import select
 from vnet.check.cases import CASES
 from vnet.check.driver.back import WatchingBack
 from vnet.check.driver.clauses import Observations
+from vnet.check.front import Front
 from vnet.check.kinds import KINDS
+from vnet.check.pci import PciFront
 from vnet.check.peer import Peer
 from vnet.check.runner import NoDevice, Run
 from vnet.check.trial import Options
 from vnet.check.verdicts import Result, Verdict
-from vnet.linux.ipc import UnixSocket
+from vnet.check.vhost_user import VhostUserFront
+from vnet.link.ideal import IdealLink
+from vnet.linux.ipc import LocalIpc, UnixSocket
+from vnet.linux.poller import Poller
+from vnet.pcie.epc import EndpointController
 from vnet.ports.disk.store import MemoryStore
+from vnet.vfio_user.server import VfioUserRoot
+from vnet.vfio_user.session import Doorbell
 
-__all__ = ["ServedPeer", "check_disk", "check_own", "check_peer", "check_watched", "unlike"]
+__all__ = ["ServedPeer", "check_disk", "check_function", "check_own", "check_peer", "check_watched", "unlike"]
 
 P = TypeVar("P", bound=Peer)
 
@@ -57,13 +67,14 @@ async def check_peer(
     words: Sequence[str],
     options: Options | None = None,
     known: Collection[str] = (),
+    carrier: type[Front] = VhostUserFront,
 ) -> tuple[P, dict[str, Result]]:
     """Run cases against a peer whose connections are tasks; return it and the results by id. Raises NoDevice."""
     problem: NoDevice | None = None
     results: dict[str, Result] = {}
     async with trio.open_nursery() as nursery:
         peer = make(nursery)
-        run = Run(KINDS[kind], [peer], options or Options(), ["vnet", "check", "device"], known)
+        run = Run(KINDS[kind], [peer], options or Options(), ["vnet", "check", "device"], known, carrier)
         try:
             results = {result.id: result for result in await run.run(select(CASES, words))}
         except NoDevice as exc:  # not out of the nursery, which would wrap it in a group
@@ -105,6 +116,52 @@ async def check_disk(
     plug = BlkPlug(MemoryStore(1 << 20, read_only=read_only))
     driver = BLK.vhost_driver(lambda device: plug)
     return await check_own(driver, DeviceId.BLOCK, *words, packed=packed, options=options)
+
+
+class Deaf:
+    """The owner of a function, whom its server tells about clients."""
+
+    def trouble(self, text: str) -> None:
+        pass
+
+    def agreed(self) -> None:
+        pass
+
+
+async def check_function(
+    driver: VhostDriver, device_id: DeviceId, *words: str, packed: bool = False, options: Options | None = None
+) -> dict[str, Result]:
+    """Run cases against a device of this project as a PCI function over vfio-user. Raises NoDevice."""
+    poller, link, bus = Poller(), IdealLink("l0"), VhostBus()
+    controller = EndpointController(link, name="ep.l0")
+    back = VirtioEpf(controller, 0, Identity(device_id, "checked0", packed))
+    root = VfioUserRoot(LocalIpc(poller), {0: Deaf()})
+    server = root.servers[0]
+    server.doorbells = [Doorbell(BAR, NOTIFY_AT)]
+
+    async def serve(connected: socket.socket) -> None:
+        with suppress(ProtocolError, TransportLost):
+            await server.serve_connection(UnixSocket(connected))
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poller.run)
+            bus.register_driver(driver)
+            await nursery.start(bus.serve)
+            bus.register_device(back.device)
+            await back.device.ready.wait()
+            back.bind()
+            root.attach(link)
+            controller.start()
+            kind = KIND_OF[device_id]
+            _, results = await check_peer(
+                lambda nursery: ServedPeer(nursery, serve), kind, words, options, carrier=PciFront
+            )
+            controller.stop()
+            nursery.cancel_scope.cancel()
+    finally:
+        poller.close()
+    return results
 
 
 def unlike(results: Mapping[str, Result], verdict: Verdict) -> dict[str, str]:

@@ -12,9 +12,10 @@ import trio
 from vnet.check.driver.back import WatchingBack
 from vnet.check.driver.clauses import Observations
 from vnet.check.driver.devices import DEVICES
-from vnet.check.front import FrontEnd, Vring
+from vnet.check.front import Vring
 from vnet.check.kinds import KINDS, Request
 from vnet.check.verdicts import Result, Verdict
+from vnet.check.vhost_user import VhostUserFront
 from vnet.check.wire import Journal
 from vnet.linux.ipc import UnixSocket
 
@@ -31,13 +32,13 @@ class Watch:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self.theirs = theirs
-        self.front = FrontEnd(ours, Journal(), 5.0)
+        self.front = VhostUserFront(ours, Journal(), 5.0)
 
     @property
     def main(self) -> Vring:
         return self.front.rings[self.kind.main]
 
-    async def up(self, features: Sequence[int], change: Callable[[FrontEnd], None] = lambda front: None) -> None:
+    async def up(self, features: Sequence[int], change: Callable[[VhostUserFront], None] = lambda front: None) -> None:
         front = self.front
         await front.negotiate(features)
         change(front)
@@ -59,7 +60,7 @@ class Watch:
 
 @asynccontextmanager
 async def watching(
-    kind: str, *features: int, without: Sequence[int] = (), change: Callable[[FrontEnd], Any] = lambda front: None
+    kind: str, *features: int, without: Sequence[int] = (), change: Callable[[VhostUserFront], Any] = lambda front: None
 ) -> AsyncIterator[Watch]:
     watch = Watch(kind, without)
     async with trio.open_nursery() as nursery:

@@ -12,6 +12,11 @@ from vnet.check.cases.memory import MEMORY
 from vnet.check.cases.messages import MESSAGES
 from vnet.check.cases.net import NET
 from vnet.check.cases.packed import PACKED
+from vnet.check.cases.pci_hostile import PCI_HOSTILE
+from vnet.check.cases.pci_interrupts import PCI_INTERRUPTS
+from vnet.check.cases.pci_registers import PCI_REGISTERS
+from vnet.check.cases.pci_space import PCI_SPACE
+from vnet.check.cases.pci_structures import PCI_STRUCTURES
 from vnet.check.cases.rng import RNG
 from vnet.check.cases.scsi import SCSI
 from vnet.check.cases.set_up import SET_UP
@@ -19,5 +24,8 @@ from vnet.check.cases.split import SPLIT
 
 __all__ = ["CASES"]
 
-TABLES = (HONEST, BLK, NET, SCSI, RNG, MESSAGES, MEMORY, SET_UP, SPLIT, INDIRECT_TABLES, PACKED)
+TABLES = (
+    PCI_SPACE, PCI_STRUCTURES, PCI_REGISTERS, PCI_INTERRUPTS, PCI_HOSTILE, HONEST, BLK, NET, SCSI, RNG, MESSAGES,
+    MEMORY, SET_UP, SPLIT, INDIRECT_TABLES, PACKED,
+)  # fmt: skip
 CASES: Sequence[Case] = [case for table in TABLES for case in table.cases]

@@ -8,12 +8,13 @@ from functools import partial
 
 from drivers.transports.vhost_user.constants import FrontendRequest
 from vnet.check.case import Table
-from vnet.check.front import FrontEnd
+from vnet.check.front import Front
 from vnet.check.kinds import Request
 from vnet.check.kinds.blk import DISCARD, FLUSH, GET_ID, IN, OUT, SECTOR, UNWRITTEN, WRITE_ZEROES, header, make
 from vnet.check.split import Buffer
 from vnet.check.trial import Trial
 from vnet.check.verdicts import Broken, Level, Skipped
+from vnet.check.vhost_user import VHOST_USER, VhostUserTrial
 
 __all__ = ["BLK"]
 
@@ -25,12 +26,12 @@ F_RO, F_FLUSH, F_CONFIG_WCE, F_DISCARD, F_WRITE_ZEROES = 5, 9, 11, 13, 14
 OPERATION = "5.2.6.2"
 
 
-async def capacity(front: FrontEnd) -> int:
+async def capacity(front: Front) -> int:
     """Return the sectors of the disk."""
     return int.from_bytes(await front.config(0, 8), "little")
 
 
-async def expect(trial: Trial, front: FrontEnd, request: Request, *errors: str) -> str:
+async def expect(trial: Trial, front: Front, request: Request, *errors: str) -> str:
     """Make a request that must end with one of these errors. Raises Broken with any other end."""
     error = await trial.fails(front, request)
     if error not in [f"status {name}" for name in errors]:
@@ -192,7 +193,7 @@ async def writeback(trial: Trial) -> str:
     return "it is"
 
 
-async def read_only_disk(trial: Trial) -> FrontEnd:
+async def read_only_disk(trial: Trial) -> Front:
     """Return a running device whose disk is read-only. Raises Skipped."""
     front = await trial.negotiated()
     if not front.offered >> F_RO & 1:
@@ -251,13 +252,13 @@ add("BLK-DEV-21", "DISCARD with the flag unmap", OPERATION, MUST)(
 # Data
 
 
-async def read(trial: Trial, front: FrontEnd, sector: int, room: int = SECTOR) -> bytes:
+async def read(trial: Trial, front: Front, sector: int, room: int = SECTOR) -> bytes:
     request = make(front, IN, sector, room=room)
     await trial.serve(front, trial.main(front), request)
     return front.arena.read(request.buffers[1].addr, room)
 
 
-async def writable(trial: Trial, *features: int, num: int | None = None) -> FrontEnd:
+async def writable(trial: Trial, *features: int, num: int | None = None) -> Front:
     """Return a running device whose disk may be written. Raises Skipped."""
     front = await trial.up(*features, num=num)
     if front.offered >> F_RO & 1:
@@ -337,8 +338,9 @@ async def killed(trial: Trial) -> str:
     "vhost-user: Inflight I/O tracking",
     MUST,
     writes=True,
+    carrier=VHOST_USER,
 )
-async def inflight(trial: Trial) -> str:
+async def inflight(trial: VhostUserTrial) -> str:
     if not trial.peer.spawned:
         raise Skipped("the process is not ours to kill: --spawn")
     front = await trial.negotiated()

@@ -9,11 +9,12 @@ import trio
 
 from drivers.transports.vhost_user.constants import FrontendRequest, ProtocolFeature
 from vnet.check.case import Table
-from vnet.check.front import EVENT_IDX, INDIRECT_DESC, VERSION_1, FrontEnd, Reaction, Vring, pair
+from vnet.check.front import EVENT_IDX, INDIRECT_DESC, VERSION_1, Front, Reaction, Vring
 from vnet.check.kinds import Request
 from vnet.check.split import WRITE, Desc
 from vnet.check.trial import Trial
 from vnet.check.verdicts import Broken, Level, Skipped
+from vnet.check.vhost_user import VHOST_USER, VhostUserTrial, pair
 from vnet.check.wire import Answer
 
 __all__ = ["HONEST", "expect_call", "readable_unchanged"]
@@ -30,16 +31,16 @@ MUST, SHOULD = Level.MUST, Level.SHOULD
 @add("RFB-DEV-1", "VERSION_1 is offered", "6.2", MUST)
 async def offers_version_1(trial: Trial) -> str:
     front = await trial.connect()
-    offered = await front.ask_number(R.GET_FEATURES)
+    offered = await front.read_features()
     if not offered >> VERSION_1 & 1:
         raise Broken(f"offers {offered:#x}, without bit 32")
     return f"offers {offered:#x}"
 
 
-@add("RFB-DEV-7", "ADMIN_VQ is not offered over a transport that has none", "6", MUST)
+@add("RFB-DEV-7", "ADMIN_VQ is not offered over a transport that has none", "6", MUST, carrier=VHOST_USER)
 async def offers_no_admin(trial: Trial) -> str:
     front = await trial.connect()
-    offered = await front.ask_number(R.GET_FEATURES)
+    offered = await front.read_features()
     if offered >> 41 & 1:
         raise Broken(f"offers {offered:#x}, with bit 41")
     return f"offers {offered:#x}"
@@ -47,7 +48,7 @@ async def offers_no_admin(trial: Trial) -> str:
 
 @add("FEAT-DEV-2", "A device works with every subset of the ring features that it offers", "2.2.2", SHOULD)
 async def subsets(trial: Trial) -> str:
-    all_offered = (await trial.connect()).offered
+    all_offered = await (await trial.connect()).read_features()
     offered = [bit for bit in (INDIRECT_DESC, EVENT_IDX) if all_offered >> bit & 1]
     chosen = [[bit for at, bit in enumerate(offered) if number >> at & 1] for number in range(1 << len(offered))]
     for features in chosen:
@@ -59,18 +60,17 @@ async def subsets(trial: Trial) -> str:
 @add("FEAT-DEV-5", "Features that were accepted once are accepted after a reset", "2.2.2", SHOULD)
 async def features_again(trial: Trial) -> str:
     front = await trial.up()
-    front.need(P.STATUS)
     for _ in range(3):
         await trial.honest(front)
-        await front.must(R.SET_STATUS, bytes(8))
+        await front.set_status(0)
         await front.accept()
         await trial.start(front)
     await trial.honest(front)
     return "three times"
 
 
-@add("FEAT-DEV-3", "Features that were not offered are not accepted", "2.2.2", MUST)
-async def features_not_offered(trial: Trial) -> str:
+@add("FEAT-DEV-3", "Features that were not offered are not accepted", "2.2.2", MUST, carrier=VHOST_USER)
+async def features_not_offered(trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     if not front.acks and not front.has(P.STATUS):
         raise Skipped("neither REPLY_ACK nor STATUS is offered: a refusal can't be seen")
@@ -80,7 +80,7 @@ async def features_not_offered(trial: Trial) -> str:
         return answer.value
     if not front.has(P.STATUS):
         raise Broken(f"acknowledged SET_FEATURES {front.features | extra:#x} with success", SHOULD)
-    await front.must(R.SET_STATUS, struct.pack("<Q", 11))
+    await front.set_status(11)
     status = await front.status()
     if status is not None and status & 8:
         raise Broken("keeps FEATURES_OK set")
@@ -90,16 +90,17 @@ async def features_not_offered(trial: Trial) -> str:
 @add("STATUS-DEV-1", "No buffer is consumed before DRIVER_OK", "2.1.2", MUST)
 async def not_before_driver_ok(trial: Trial) -> str:
     front = await trial.negotiated()
-    front.need(P.STATUS)
     await front.accept()
-    await front.must(R.SET_STATUS, struct.pack("<Q", 11))
+    await front.set_status(11)
     for index in trial.kind.rings:
         await front.start(front.new_ring(index, trial.kind.size))
     return await _idle_until(trial, front, "DRIVER_OK", front.driver_ok)
 
 
-@add("V12.unstarted", "No buffer is consumed before SET_VRING_KICK", "vhost-user: Ring states", MUST)
-async def not_before_kick(trial: Trial) -> str:
+@add(
+    "V12.unstarted", "No buffer is consumed before SET_VRING_KICK", "vhost-user: Ring states", MUST, carrier=VHOST_USER
+)
+async def not_before_kick(trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     await front.accept()
     for index in trial.kind.rings:
@@ -114,7 +115,7 @@ async def not_before_kick(trial: Trial) -> str:
     return await _idle_until(trial, front, "SET_VRING_KICK", start)
 
 
-async def _idle_until(trial: Trial, front: FrontEnd, event: str, go: Callable[[], Awaitable[None]]) -> str:
+async def _idle_until(trial: Trial, front: Front, event: str, go: Callable[[], Awaitable[None]]) -> str:
     """Make a request available before the event, which ``go`` makes happen, and kick again after it."""
     vring, request = trial.main(front), trial.kind.request(front)
     front.submit(vring, request.buffers)
@@ -133,9 +134,8 @@ async def _idle_until(trial: Trial, front: FrontEnd, event: str, go: Callable[[]
 @add("RESET-DEV-1", "The status is 0 after a reset", "2.4.1", MUST)
 async def reset_status(trial: Trial) -> str:
     front = await trial.up()
-    front.need(P.STATUS)
     await trial.honest(front)
-    await front.must(R.SET_STATUS, bytes(8))
+    await front.set_status(0)
     if status := await front.status():
         raise Broken(f"it is {status:#x}")
     return "it is"
@@ -144,14 +144,19 @@ async def reset_status(trial: Trial) -> str:
 @add("RESET-DEV-3", "No queue is touched after a reset", "2.4.1", MUST)
 async def reset_ring(trial: Trial) -> str:
     front = await trial.up()
-    front.need(P.STATUS)
     await trial.honest(front)
-    await front.must(R.SET_STATUS, bytes(8))
+    await front.set_status(0)
     return await _stays_idle(trial, front)
 
 
-@add("V12.stopped", "A ring that GET_VRING_BASE stopped is not touched", "vhost-user: Ring states", MUST)
-async def stopped_ring(trial: Trial) -> str:
+@add(
+    "V12.stopped",
+    "A ring that GET_VRING_BASE stopped is not touched",
+    "vhost-user: Ring states",
+    MUST,
+    carrier=VHOST_USER,
+)
+async def stopped_ring(trial: VhostUserTrial) -> str:
     front = await trial.up()
     await trial.honest(front)
     vring = trial.main(front)
@@ -161,7 +166,7 @@ async def stopped_ring(trial: Trial) -> str:
     return await _stays_idle(trial, front)
 
 
-async def _stays_idle(trial: Trial, front: FrontEnd) -> str:
+async def _stays_idle(trial: Trial, front: Front) -> str:
     vring, request = trial.main(front), trial.kind.request(front)
     front.submit(vring, request.buffers)
     vring.kick()
@@ -171,8 +176,14 @@ async def _stays_idle(trial: Trial, front: FrontEnd) -> str:
     return "left it alone"
 
 
-@add("V12.restart", "A ring that is stopped and started again goes on where it was", "vhost-user: Ring states", MUST)
-async def restarted_ring(trial: Trial) -> str:
+@add(
+    "V12.restart",
+    "A ring that is stopped and started again goes on where it was",
+    "vhost-user: Ring states",
+    MUST,
+    carrier=VHOST_USER,
+)
+async def restarted_ring(trial: VhostUserTrial) -> str:
     front = await trial.up()
     vring = trial.main(front)
     for count in range(1, 4):
@@ -262,7 +273,7 @@ async def _served_in_table(trial: Trial, flags: int) -> str:
     return await _served(front, vring, request)
 
 
-async def _served(front: FrontEnd, vring: Vring, request: Request) -> str:
+async def _served(front: Front, vring: Vring, request: Request) -> str:
     """Kick, and wait until a request that is available succeeds. Raises Broken, HungUp."""
     vring.kick()
     _, used = await front.answer(vring)
@@ -314,7 +325,7 @@ async def flags_allow(trial: Trial) -> str:
     return "five of five came"
 
 
-async def expect_call(trial: Trial, front: FrontEnd) -> None:
+async def expect_call(trial: Trial, front: Front) -> None:
     """Make an honest request, and wait for its notification. Raises Broken if none comes."""
     vring = trial.main(front)
     vring.calls()
@@ -326,7 +337,7 @@ async def expect_call(trial: Trial, front: FrontEnd) -> None:
     raise Broken("used a buffer and sent no notification within 0.5 s")
 
 
-async def _expect_no_call(trial: Trial, front: FrontEnd) -> str:
+async def _expect_no_call(trial: Trial, front: Front) -> str:
     """Make an honest request. Raises Broken if a notification comes."""
     vring = trial.main(front)
     vring.calls()

@@ -6,7 +6,7 @@ from functools import partial
 
 from vnet.check.case import Table
 from vnet.check.cases.split import at, descs
-from vnet.check.front import INDIRECT_DESC, FrontEnd
+from vnet.check.front import INDIRECT_DESC, Front
 from vnet.check.split import INDIRECT, NEXT, WRITE, Desc
 from vnet.check.trial import Trial
 
@@ -16,7 +16,7 @@ INDIRECT_TABLES = Table("split")
 add = INDIRECT_TABLES.add
 
 
-def _table(front: FrontEnd, *chain: Desc) -> tuple[int, int]:
+def _table(front: Front, *chain: Desc) -> tuple[int, int]:
     data = b"".join(one.emit() for one in chain)
     front.note(f"indirect table: {data.hex()}")
     return front.arena.put(data, 16), len(data)

@@ -10,15 +10,14 @@ from functools import partial
 from drivers.transports.vhost_user.constants import F_LOG_ALL, FrontendRequest, ProtocolFeature
 from vnet.check.case import Table
 from vnet.check.cases.messages import refused
-from vnet.check.front import FrontEnd
 from vnet.check.memory import sealed_file
-from vnet.check.trial import Trial
 from vnet.check.verdicts import Broken, Level, Skipped
+from vnet.check.vhost_user import VHOST_USER, VhostUserFront, VhostUserTrial
 from vnet.check.wire import Answer, BadReply, HungUp
 
 __all__ = ["MEMORY"]
 
-MEMORY = Table("memory")
+MEMORY = Table("memory", carrier=VHOST_USER)
 add = MEMORY.add
 R, P = FrontendRequest, ProtocolFeature
 SHOULD = Level.SHOULD
@@ -46,7 +45,7 @@ def bad_tables(base: int, size: int, user: int, offset: int) -> dict[str, tuple[
     }
 
 
-async def bad_table(name: str, trial: Trial) -> str:
+async def bad_table(name: str, trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     arena = front.arena
     _, regions = bad_tables(arena.base, arena.size, arena.user, arena.offset)[name]
@@ -59,20 +58,20 @@ for _name, (_title, _) in bad_tables(0, 1, 0, 0).items():
 
 
 @add("V08.nine", "SET_MEM_TABLE that announces 9 regions", "vhost-user: SET_MEM_TABLE")
-async def nine_regions(trial: Trial) -> str:
+async def nine_regions(trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     body = struct.pack("<II", 9, 0) + front.region() * 8
     return await refused(front, R.SET_MEM_TABLE, body, [front.arena.fd] * 8)
 
 
 @add("V08.count", "SET_MEM_TABLE that announces 2^32 - 1 regions and has one", "vhost-user: SET_MEM_TABLE")
-async def many_regions(trial: Trial) -> str:
+async def many_regions(trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     return await refused(front, R.SET_MEM_TABLE, struct.pack("<II", 0xFFFF_FFFF, 0) + front.region(), [front.arena.fd])
 
 
 @add("V08.again", "The same memory table 20 times while a ring runs", "vhost-user: SET_MEM_TABLE", Level.MUST)
-async def same_table_again(trial: Trial) -> str:
+async def same_table_again(trial: VhostUserTrial) -> str:
     front = await trial.up()
     for _ in range(20):
         await front.must(R.SET_MEM_TABLE, front.table(), [front.arena.fd])
@@ -81,7 +80,7 @@ async def same_table_again(trial: Trial) -> str:
 
 
 @add("V08.slots", "The same region added by ADD_MEM_REG until it is refused", "vhost-user: ADD_MEM_REG")
-async def same_region(trial: Trial) -> str:
+async def same_region(trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     front.need(P.CONFIGURE_MEM_SLOTS)
     slots = await front.ask_number(R.GET_MAX_MEM_SLOTS)
@@ -93,7 +92,7 @@ async def same_region(trial: Trial) -> str:
 
 
 @add("V09", "Memory whose owner could still shrink it", "vhost-user: SET_MEM_TABLE", Level.POLICY)
-async def unsealed(trial: Trial) -> str:
+async def unsealed(trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     fd = os.memfd_create("unsealed", os.MFD_CLOEXEC)
     try:
@@ -109,7 +108,7 @@ async def unsealed(trial: Trial) -> str:
 # Dirty log
 
 
-async def bad_log(size: int, offset: int, trial: Trial) -> str:
+async def bad_log(size: int, offset: int, trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     front.need(P.LOG_SHMFD)
     await front.accept()
@@ -129,7 +128,7 @@ for _name, _size, _offset in (
 
 
 @add("V10.again", "SET_LOG_BASE 50 times", "vhost-user: SET_LOG_BASE", Level.MUST)
-async def log_again(trial: Trial) -> str:
+async def log_again(trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     front.need(P.LOG_SHMFD)
     await front.accept()
@@ -142,7 +141,7 @@ async def log_again(trial: Trial) -> str:
     return "took each"
 
 
-def _log_file(front: FrontEnd) -> tuple[int, int]:
+def _log_file(front: VhostUserFront) -> tuple[int, int]:
     size = -(-(front.arena.end // PAGE) // 8)
     size += -size % PAGE
     return sealed_file(size), size
@@ -154,7 +153,7 @@ def _log_file(front: FrontEnd) -> tuple[int, int]:
     "vhost-user: Migration",
     Level.MUST,
 )
-async def dirty_pages(trial: Trial) -> str:
+async def dirty_pages(trial: VhostUserTrial) -> str:
     front = await trial.up()
     front.need(P.LOG_SHMFD)
     if not front.offered >> F_LOG_ALL & 1:
@@ -187,7 +186,7 @@ async def dirty_pages(trial: Trial) -> str:
 
 
 @add("V11.again", "GET_INFLIGHT_FD and SET_INFLIGHT_FD 100 times", "vhost-user: Inflight I/O tracking", Level.MUST)
-async def inflight_again(trial: Trial) -> str:
+async def inflight_again(trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     front.need(P.INFLIGHT_SHMFD)
     front.note("GET_INFLIGHT_FD for one queue of 16, then SET_INFLIGHT_FD of it, 100 times")
@@ -200,7 +199,7 @@ async def inflight_again(trial: Trial) -> str:
     return "went on"
 
 
-async def bad_inflight(mapped: int, offset: int, queues: int, size: int, trial: Trial) -> str:
+async def bad_inflight(mapped: int, offset: int, queues: int, size: int, trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     front.need(P.INFLIGHT_SHMFD)
     body = struct.pack("<QQHH", mapped % TOP, offset % TOP, queues, size) + bytes(4)
@@ -220,7 +219,7 @@ for _name, *_values in (
 
 
 @add("V11.ask", "GET_INFLIGHT_FD for 65535 queues of 32768", "vhost-user: Inflight I/O tracking")
-async def huge_inflight(trial: Trial) -> str:
+async def huge_inflight(trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     front.need(P.INFLIGHT_SHMFD)
     try:
@@ -236,7 +235,7 @@ async def huge_inflight(trial: Trial) -> str:
 # Configuration
 
 
-async def bad_config(offset: int, size: int, data: int, trial: Trial) -> str:
+async def bad_config(offset: int, size: int, data: int, trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     front.need(P.CONFIG)
     try:
@@ -256,7 +255,7 @@ for _name, _offset, _size, _data in (
 
 
 @add("V14.write", "SET_CONFIG behind the end of the configuration", "vhost-user: SET_CONFIG")
-async def config_write(trial: Trial) -> str:
+async def config_write(trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     front.need(P.CONFIG)
     return await refused(front, R.SET_CONFIG, struct.pack("<III", 0xFFFF_FFF0, 16, 0) + bytes(16))

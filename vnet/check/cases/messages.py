@@ -14,15 +14,14 @@ import trio
 
 from drivers.transports.vhost_user.constants import MAX_BODY, NO_FD, FrontendRequest, ProtocolFeature
 from vnet.check.case import Table
-from vnet.check.front import FrontEnd, pair
 from vnet.check.memory import sealed_file
-from vnet.check.trial import Trial
 from vnet.check.verdicts import Broken, Level, Skipped
+from vnet.check.vhost_user import VHOST_USER, VhostUserFront, VhostUserTrial, pair
 from vnet.check.wire import Answer, BadReply, HungUp, Silence, emit
 
 __all__ = ["MESSAGES", "refused"]
 
-MESSAGES = Table("messages")
+MESSAGES = Table("messages", carrier=VHOST_USER)
 add = MESSAGES.add
 R, P = FrontendRequest, ProtocolFeature
 SHOULD = Level.SHOULD
@@ -30,7 +29,7 @@ NEED_REPLY = 8
 ONES = (1 << 64) - 1
 
 
-async def refused(front: FrontEnd, request: int, body: bytes = b"", fds: Sequence[int] = ()) -> str:
+async def refused(front: VhostUserFront, request: int, body: bytes = b"", fds: Sequence[int] = ()) -> str:
     """Send an impossible request; return the reaction. Raises Broken if it is acknowledged with success."""
     answer = await front.tell(request, body, fds)
     if answer is Answer.DONE and front.acks:
@@ -38,7 +37,7 @@ async def refused(front: FrontEnd, request: int, body: bytes = b"", fds: Sequenc
     return "went on" if answer is Answer.DONE else answer.value
 
 
-async def raw(front: FrontEnd, data: bytes, fds: Sequence[int] = ()) -> str:
+async def raw(front: VhostUserFront, data: bytes, fds: Sequence[int] = ()) -> str:
     """Send bytes that are no message; return the reaction: a closed connection, or a device that goes on."""
     try:
         await front.send(data, fds)
@@ -51,7 +50,7 @@ async def raw(front: FrontEnd, data: bytes, fds: Sequence[int] = ()) -> str:
 
 
 @add("V01", "A message in single bytes, and two messages in one write", "vhost-user: Message format", SHOULD)
-async def split_message(trial: Trial) -> str:
+async def split_message(trial: VhostUserTrial) -> str:
     front = await trial.connect()
     for byte in emit(R.GET_FEATURES):
         await front.send(bytes((byte,)), note="one byte of GET_FEATURES")
@@ -62,7 +61,7 @@ async def split_message(trial: Trial) -> str:
     return "answered both"
 
 
-async def bad_size(size: int, trial: Trial) -> str:
+async def bad_size(size: int, trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     try:
         return await raw(front, emit(R.SET_FEATURES, size=size))
@@ -78,7 +77,7 @@ for _name, _size in (("none", 0), ("short", 7), ("large", MAX_BODY + 1), ("huge"
     )
 
 
-async def bad_header(request: int, flags: int, trial: Trial) -> str:
+async def bad_header(request: int, flags: int, trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     try:
         if front.acks and not flags & 4 and flags & 3 == 1:
@@ -107,7 +106,7 @@ for _name, _request, _flags, _title in (
 # File descriptors
 
 
-async def too_many_fds(request: FrontendRequest, body: bytes, count: int, trial: Trial) -> str:
+async def too_many_fds(request: FrontendRequest, body: bytes, count: int, trial: VhostUserTrial) -> str:
     reactions = set()
     for _ in range(5):
         front = await trial.negotiated()
@@ -154,7 +153,7 @@ def wrong_fds() -> Iterator[Mapping[str, int]]:
             os.close(fd)
 
 
-async def memory_of(kind: str, trial: Trial) -> str:
+async def memory_of(kind: str, trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     with wrong_fds() as fds:
         return await refused(front, R.SET_MEM_TABLE, front.table(), [fds[kind]])
@@ -167,7 +166,7 @@ for _name in ("directory", "socket", "pipe", "eventfd"):
 
 
 @add("V05.kick", "SET_VRING_KICK with memory in place of an eventfd", "vhost-user: SET_VRING_KICK")
-async def kick_of_memory(trial: Trial) -> str:
+async def kick_of_memory(trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     await front.accept()
     front.new_ring(0, 16)
@@ -179,7 +178,7 @@ async def kick_of_memory(trial: Trial) -> str:
 
 
 @add("V05.missing", "SET_MEM_TABLE without the file descriptor of its region", "vhost-user: SET_MEM_TABLE")
-async def missing_fd(trial: Trial) -> str:
+async def missing_fd(trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     return await refused(front, R.SET_MEM_TABLE, front.table())
 
@@ -189,13 +188,13 @@ async def missing_fd(trial: Trial) -> str:
     "SET_VRING_CALL without a file descriptor and without the flag that says so",
     "vhost-user: SET_VRING_CALL",
 )
-async def missing_call(trial: Trial) -> str:
+async def missing_call(trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     return (await front.tell(R.SET_VRING_CALL, bytes(8))).value
 
 
 @add("V06", "File descriptors for a device that may open no further one", "vhost-user: Ancillary data")
-async def no_room_for_fds(trial: Trial) -> str:
+async def no_room_for_fds(trial: VhostUserTrial) -> str:
     pid = trial.peer.pid
     if pid is None:
         raise Skipped("the process is unknown: --pid or --spawn")
@@ -222,7 +221,7 @@ async def no_room_for_fds(trial: Trial) -> str:
 # Indices
 
 
-async def ring_that_is_none(request: FrontendRequest, index: int, trial: Trial) -> str:
+async def ring_that_is_none(request: FrontendRequest, index: int, trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     await front.accept()
     if request is R.SET_VRING_ADDR:
@@ -243,7 +242,7 @@ for _request in (R.SET_VRING_NUM, R.SET_VRING_ADDR, R.SET_VRING_BASE, R.SET_VRIN
 
 
 @add("V07.get-10000", "GET_VRING_BASE for ring 0x10000", "vhost-user: GET_VRING_BASE")
-async def base_of_no_ring(trial: Trial) -> str:
+async def base_of_no_ring(trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     try:
         reply = await front.ask(R.GET_VRING_BASE, pair(0x1_0000, 0))
@@ -255,7 +254,7 @@ async def base_of_no_ring(trial: Trial) -> str:
 
 
 @add("V07.call-ff", "SET_VRING_CALL for ring 255", "vhost-user: SET_VRING_CALL")
-async def call_of_no_ring(trial: Trial) -> str:
+async def call_of_no_ring(trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     event = os.eventfd(0, os.EFD_CLOEXEC)
     try:
@@ -267,7 +266,7 @@ async def call_of_no_ring(trial: Trial) -> str:
 # State
 
 
-def bodies(front: FrontEnd) -> Iterator[tuple[FrontendRequest, bytes, list[int]]]:
+def bodies(front: VhostUserFront) -> Iterator[tuple[FrontendRequest, bytes, list[int]]]:
     """Yield every message that a front end may send, with a plausible body."""
     vring = front.rings.get(0) or front.new_ring(0, 16)
     number = partial(struct.pack, "<Q")
@@ -306,7 +305,7 @@ def bodies(front: FrontEnd) -> Iterator[tuple[FrontendRequest, bytes, list[int]]
     yield R.SET_VRING_ENDIAN, pair(0, 0), []
 
 
-async def every_message(state: str, trial: Trial) -> str:
+async def every_message(state: str, trial: VhostUserTrial) -> str:
     """Send each message alone in that state, and see whether the connection goes on or ends; anything else is wrong."""
     ended = []
     for at in range(len(list(bodies(await trial.connect())))):
@@ -331,7 +330,9 @@ for _state in ("new", "negotiated", "running"):
     )
 
 
-async def while_running(change: Callable[[FrontEnd], tuple[FrontendRequest, bytes]], trial: Trial) -> str:
+async def while_running(
+    change: Callable[[VhostUserFront], tuple[FrontendRequest, bytes]], trial: VhostUserTrial
+) -> str:
     front = await trial.up()
     await trial.honest(front)
     request, body = change(front)
@@ -359,7 +360,7 @@ for _name, _change in {
 
 
 @add("V15.half", "Half a header, then silence", "vhost-user: Message format")
-async def half_a_header(trial: Trial) -> str:
+async def half_a_header(trial: VhostUserTrial) -> str:
     front = await trial.connect()
     await front.send(emit(R.GET_FEATURES)[:5])
     await trio.sleep(0.2)
@@ -367,7 +368,7 @@ async def half_a_header(trial: Trial) -> str:
 
 
 @add("V15.deaf", "Requests without end, whose replies are not read", "vhost-user: Communication")
-async def replies_unread(trial: Trial) -> str:
+async def replies_unread(trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     front.patience = 0.3
     many = emit(R.GET_FEATURES) * 256
@@ -382,7 +383,7 @@ async def replies_unread(trial: Trial) -> str:
 
 
 @add("V16.half", "A connection that ends in the middle of a message", "vhost-user: Communication")
-async def ends_in_a_message(trial: Trial) -> str:
+async def ends_in_a_message(trial: VhostUserTrial) -> str:
     for size in range(1, 20, 3):
         front = await trial.up()
         await front.send(emit(R.SET_FEATURES, bytes(8))[:size])
@@ -391,7 +392,7 @@ async def ends_in_a_message(trial: Trial) -> str:
 
 
 @add("V16.requests", "A connection that ends with requests in flight", "vhost-user: Communication")
-async def ends_with_requests(trial: Trial) -> str:
+async def ends_with_requests(trial: VhostUserTrial) -> str:
     for _ in range(10):
         front = await trial.up(num=64)
         vring = trial.main(front)
@@ -403,7 +404,7 @@ async def ends_with_requests(trial: Trial) -> str:
 
 
 @add("V17.silent", "200 connections that send nothing", "vhost-user: Communication")
-async def silent_connections(trial: Trial) -> str:
+async def silent_connections(trial: VhostUserTrial) -> str:
     taken = 0
     try:
         for _ in range(200):
@@ -415,7 +416,7 @@ async def silent_connections(trial: Trial) -> str:
 
 
 @add("V17.second", "A second front end beside a running one", "vhost-user: Communication")
-async def second_front_end(trial: Trial) -> str:
+async def second_front_end(trial: VhostUserTrial) -> str:
     front = await trial.up()
     await trial.honest(front)
     try:
@@ -433,7 +434,7 @@ async def second_front_end(trial: Trial) -> str:
 
 
 @add("V18.replace", "Another kick eventfd while the ring runs", "vhost-user: SET_VRING_KICK", SHOULD)
-async def another_kick(trial: Trial) -> str:
+async def another_kick(trial: VhostUserTrial) -> str:
     front = await trial.up()
     await trial.honest(front)
     vring = trial.main(front)
@@ -448,7 +449,7 @@ async def another_kick(trial: Trial) -> str:
 
 
 @add("V18.closed", "A kick eventfd that the front end closes", "vhost-user: SET_VRING_KICK")
-async def closed_kick(trial: Trial) -> str:
+async def closed_kick(trial: VhostUserTrial) -> str:
     front = await trial.up()
     vring = trial.main(front)
     os.close(vring.kick_fd)
@@ -458,7 +459,7 @@ async def closed_kick(trial: Trial) -> str:
 
 
 @add("V18.none", "A ring without a kick eventfd, which the device must poll", "vhost-user: SET_VRING_KICK", SHOULD)
-async def no_kick(trial: Trial) -> str:
+async def no_kick(trial: VhostUserTrial) -> str:
     front = await trial.up()
     vring = trial.main(front)
     answer = await front.tell(R.SET_VRING_KICK, struct.pack("<Q", vring.index | NO_FD))

@@ -8,7 +8,7 @@ from functools import partial
 import trio
 
 from vnet.check.case import Table
-from vnet.check.front import FrontEnd, Vring
+from vnet.check.front import Front, Vring
 from vnet.check.kinds.net import HEADER, RECEIVE, TRANSMIT, frame, transmit
 from vnet.check.split import Buffer
 from vnet.check.trial import Trial
@@ -30,7 +30,7 @@ def head(
     return struct.pack("<BBHHHHH", flags, gso, *(value & 0xFFFF for value in (hdr_len, size, start, offset, count)))
 
 
-async def sent(trial: Trial, front: FrontEnd, buffers: list[Buffer]) -> str:
+async def sent(trial: Trial, front: Front, buffers: list[Buffer]) -> str:
     """Offer a bad frame; its buffer must come back, or the queue must report an error."""
     vring = front.rings[TRANSMIT]
     front.submit(vring, buffers)
@@ -142,7 +142,7 @@ add("N06.readonly", "Receive buffers that are read-only", "5.1.9.3")(partial(rec
 add("N06.empty", "Receive buffers of no bytes", "5.1.9.3")(partial(receive_buffers, (0, 0), True))
 
 
-async def echoed(trial: Trial, front: FrontEnd, data: bytes) -> list[tuple[int, int]]:
+async def echoed(trial: Trial, front: Front, data: bytes) -> list[tuple[int, int]]:
     """Send a frame, and return the receive buffers in which it came back. Raises Skipped if it does not come back."""
     receive = front.rings[RECEIVE]
     await trial.serve(front, front.rings[TRANSMIT], transmit(front, data))
@@ -168,7 +168,7 @@ async def one_buffer(trial: Trial) -> str:
     return "it is"
 
 
-def _received(front: FrontEnd, vring: Vring, ident: int, used: int) -> bytes:
+def _received(front: Front, vring: Vring, ident: int, used: int) -> bytes:
     addr = int.from_bytes(vring.split.read(ident)[:8], "little")
     return front.arena.read(addr, used)
 

@@ -9,7 +9,7 @@ import trio
 
 from vnet.check.case import Table
 from vnet.check.cases.honest import expect_call, readable_unchanged
-from vnet.check.front import EVENT_IDX, INDIRECT_DESC, FrontEnd, Reaction, Vring
+from vnet.check.front import EVENT_IDX, INDIRECT_DESC, Front, Reaction, Vring
 from vnet.check.kinds import Request
 from vnet.check.packed import AVAIL, USED
 from vnet.check.split import INDIRECT, NEXT, WRITE, Desc
@@ -23,7 +23,7 @@ add = PACKED.add
 MUST = Level.MUST
 
 
-def write(front: FrontEnd, vring: Vring, entries: Sequence[tuple[int, int, int, int]]) -> None:
+def write(front: Front, vring: Vring, entries: Sequence[tuple[int, int, int, int]]) -> None:
     """Write descriptors of (address, size, id, flags) from position 0 on, the first one last."""
     for position, (addr, size, ident, flags) in reversed(list(enumerate(entries))):
         vring.as_packed.write(position, addr, size, ident, flags)

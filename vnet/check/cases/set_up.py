@@ -8,18 +8,17 @@ from functools import partial
 from drivers.transports.vhost_user.constants import FrontendRequest
 from vnet.check.case import Table
 from vnet.check.cases.messages import refused
-from vnet.check.front import pair
-from vnet.check.trial import Trial
+from vnet.check.vhost_user import VHOST_USER, VhostUserTrial, pair
 from vnet.check.wire import Answer
 
 __all__ = ["SET_UP"]
 
-SET_UP = Table("split")
+SET_UP = Table("split", carrier=VHOST_USER)
 add = SET_UP.add
 R = FrontendRequest
 
 
-async def bad_addresses(name: str, trial: Trial) -> str:
+async def bad_addresses(name: str, trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     await front.accept()
     vring = front.new_ring(trial.kind.main, trial.kind.size)
@@ -58,7 +57,7 @@ for _name, _title in {
     add(f"R22.{_name}", f"SET_VRING_ADDR with {_title}", "vhost-user: SET_VRING_ADDR")(partial(bad_addresses, _name))
 
 
-async def bad_num(num: int, trial: Trial) -> str:
+async def bad_num(num: int, trial: VhostUserTrial) -> str:
     front = await trial.negotiated()
     await front.accept()
     return await refused(front, R.SET_VRING_NUM, pair(trial.kind.main, num))

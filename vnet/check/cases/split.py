@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from functools import partial
 
@@ -10,9 +9,8 @@ import attrs
 import trio
 import trio.lowlevel
 
-from drivers.transports.vhost_user.constants import FrontendRequest
 from vnet.check.case import Table
-from vnet.check.front import EVENT_IDX, FrontEnd, Reaction, Vring
+from vnet.check.front import EVENT_IDX, Front, Reaction, Vring
 from vnet.check.kinds import Request
 from vnet.check.split import INDIRECT, NEXT, WRITE, Buffer, Desc, linked
 from vnet.check.trial import Trial
@@ -22,13 +20,12 @@ __all__ = ["SPLIT", "at", "descs"]
 
 SPLIT = Table("split")
 add = SPLIT.add
-R = FrontendRequest
 SHOULD = Level.SHOULD
 DESC = "2.7.5"
 TOP = 1 << 64
 
 
-def at(front: FrontEnd, vring: Vring, *descs: Desc, head: int = 0) -> None:
+def at(front: Front, vring: Vring, *descs: Desc, head: int = 0) -> None:
     """Write descriptors into the table from 0 on, and make ``head`` available."""
     for index, desc in enumerate(descs):
         vring.split.write(index, desc)
@@ -123,7 +120,7 @@ async def index_backwards(trial: Trial) -> str:
     return await _no_more_answers(trial, front, vring, 0)
 
 
-async def _no_more_answers(trial: Trial, front: FrontEnd, vring: Vring, most: int) -> str:
+async def _no_more_answers(trial: Trial, front: Front, vring: Vring, most: int) -> str:
     """Judge the reaction to an index that lies: an error, or silence with a sign of it; never thousands of answers."""
     before = vring.split.used_idx
     vring.kick()
@@ -139,7 +136,7 @@ async def _no_more_answers(trial: Trial, front: FrontEnd, vring: Vring, most: in
         return f"reported an error of the queue after {count} answers"
     if count > most:
         raise Broken(f"used {count} buffers, and {most} were available", SHOULD)
-    raise Broken(f"went on without a word after {count} answers: no error eventfd, no NEEDS_RESET, no end", SHOULD)
+    raise Broken(f"went on without a word after {count} answers: {front.signs}, no end", SHOULD)
 
 
 @add("R07", "The same head in every entry of the ring", "2.7.13.3")
@@ -200,15 +197,10 @@ async def too_much(trial: Trial) -> str:
 async def straddles(trial: Trial) -> str:
     front = await trial.negotiated()
     arena = front.arena
-    await front.must(R.SET_FEATURES, struct.pack("<Q", front.features))
-    half = arena.size // 2
-    table = struct.pack("<II", 2, 0) + b"".join(
-        struct.pack("<QQQQ", arena.base + low, half, arena.user + low, arena.offset + low) for low in (0, half)
-    )
-    await front.must(R.SET_MEM_TABLE, table, [arena.fd] * 2)
+    await front.accept(2)
     await trial.start(front)
     vring, request = trial.main(front), trial.kind.request(front)
-    edge = arena.base + half
+    edge = arena.base + arena.size // 2
     # One buffer of the request moves to the edge: its first half lies in one region, its second half in the other.
     index = min(1, len(request.buffers) - 1)
     moved = request.buffers[index]

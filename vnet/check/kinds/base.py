@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import attrs
 
-from vnet.check.front import FrontEnd
+from vnet.check.front import Front
 from vnet.check.split import Buffer
 
 __all__ = ["Kind", "Request"]
@@ -41,7 +41,7 @@ class Request:
         ]
         return Request(pieces, self.judge)
 
-    def joined(self, front: FrontEnd) -> Request:
+    def joined(self, front: Front) -> Request:
         """Return the same request in one readable and one writable buffer, or in the one of both that it has."""
         arena, sides = front.arena, [side for side in (self.readable, self.writable) if side]
         places = [arena.alloc(sum(one.size for one in side)) for side in sides]
@@ -66,6 +66,10 @@ class Kind(ABC):
     """A device type. The checker has its numbers from the specification, not from this project's drivers."""
 
     name: ClassVar[str]
+    device_id: ClassVar[int]
+    """Virtio device id."""
+    configured: ClassVar[bool] = True
+    """Whether the type has a device configuration."""
     main: ClassVar[int] = 0
     """Ring of the honest request."""
     rings: ClassVar[Sequence[int]] = (0,)
@@ -78,8 +82,8 @@ class Kind(ABC):
     """Descriptors of each ring."""
 
     @abstractmethod
-    def request(self, front: FrontEnd) -> Request:
+    def request(self, front: Front) -> Request:
         """Return a request in new memory that changes no data of the device."""
 
-    def prepare(self, front: FrontEnd) -> None:  # noqa: B027  most types need nothing
+    def prepare(self, front: Front) -> None:  # noqa: B027  most types need nothing
         """Do what a driver does before its first request, such as adding receive buffers."""

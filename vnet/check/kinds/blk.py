@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from vnet.check.front import FrontEnd
+from vnet.check.front import Front
 from vnet.check.kinds.base import Kind, Request
 from vnet.check.split import Buffer
 
@@ -23,7 +23,7 @@ def header(kind: int, sector: int = 0) -> bytes:
     return struct.pack("<IIQ", kind, 0, sector & (1 << 64) - 1)
 
 
-def make(front: FrontEnd, kind: int, sector: int = 0, data: bytes = b"", room: int = 0) -> Request:
+def make(front: Front, kind: int, sector: int = 0, data: bytes = b"", room: int = 0) -> Request:
     """Return a request with ``data`` for the device and ``room`` bytes from it; it succeeds with status OK."""
     arena = front.arena
     buffers = [Buffer(arena.put(header(kind, sector)), 16)]
@@ -45,8 +45,9 @@ def make(front: FrontEnd, kind: int, sector: int = 0, data: bytes = b"", room: i
 
 class Blk(Kind):
     name = "blk"
+    device_id = 2
     features = {5: "RO", 9: "FLUSH", 11: "CONFIG_WCE", 12: "MQ", 13: "DISCARD", 14: "WRITE_ZEROES"}  # noqa: RUF012
 
-    def request(self, front: FrontEnd) -> Request:
+    def request(self, front: Front) -> Request:
         """Return a read of the first sector."""
         return make(front, IN, 0, room=SECTOR)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vnet.check.front import FrontEnd
+from vnet.check.front import Front
 from vnet.check.kinds.base import Kind, Request
 from vnet.check.split import Buffer
 
@@ -21,7 +21,7 @@ def frame(size: int = 60, *, fill: int = 0) -> bytes:
     return b"\xff" * 6 + bytes.fromhex("020000000001") + ETHERTYPE + bytes((fill,)) * (size - 14)
 
 
-def transmit(front: FrontEnd, data: bytes, head: bytes = bytes(HEADER)) -> Request:
+def transmit(front: Front, data: bytes, head: bytes = bytes(HEADER)) -> Request:
     """Return a request that sends one frame; a device only gives the buffer back."""
     arena = front.arena
     return Request(
@@ -32,18 +32,19 @@ def transmit(front: FrontEnd, data: bytes, head: bytes = bytes(HEADER)) -> Reque
 
 class Net(Kind):
     name = "net"
+    device_id = 1
     features = {0: "CSUM", 11: "HOST_TSO4", 12: "HOST_TSO6", 15: "MRG_RXBUF", 22: "MQ"}  # noqa: RUF012
     main = TRANSMIT
     rings = (RECEIVE, TRANSMIT)
     reports = False
 
-    def prepare(self, front: FrontEnd) -> None:
+    def prepare(self, front: Front) -> None:
         """Add receive buffers."""
         receive = front.rings[RECEIVE]
         for _ in range(receive.ring.num // 2):
             receive.ring.submit([Buffer(front.arena.alloc(ROOM), ROOM, True)])
         receive.kick()
 
-    def request(self, front: FrontEnd) -> Request:
+    def request(self, front: Front) -> Request:
         """Return a small broadcast frame to send."""
         return transmit(front, frame())

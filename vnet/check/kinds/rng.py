@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vnet.check.front import FrontEnd
+from vnet.check.front import Front
 from vnet.check.kinds.base import Kind, Request
 from vnet.check.split import Buffer
 
@@ -13,8 +13,10 @@ ROOM = 64
 
 class Rng(Kind):
     name = "rng"
+    device_id = 4
+    configured = False
 
-    def request(self, front: FrontEnd) -> Request:
+    def request(self, front: Front) -> Request:
         """Return a request for random bytes, in two buffers."""
         buffers = [Buffer(front.arena.alloc(ROOM // 2), ROOM // 2, True) for _ in range(2)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from vnet.check.front import FrontEnd
+from vnet.check.front import Front
 from vnet.check.kinds.base import Kind, Request
 from vnet.check.split import Buffer
 
@@ -30,7 +30,7 @@ def lun(target: int = 0, unit: int = 0) -> bytes:
     return bytes((1, target, 0x40 | unit >> 8, unit & 0xFF)) + bytes(4)
 
 
-def response(front: FrontEnd, addr: int) -> tuple[int, int, int]:
+def response(front: Front, addr: int) -> tuple[int, int, int]:
     """Return response code, SCSI status and residual of a response."""
     _, residual, _, status, code = struct.unpack("<IIHBB", front.arena.read(addr, 12))
     return code, status, residual
@@ -40,7 +40,7 @@ def response_name(code: int) -> str:
     return RESPONSES[code] if code < len(RESPONSES) else str(code)
 
 
-def command(front: FrontEnd, cdb: bytes, room: int = 0, address: bytes | None = None) -> tuple[Request, int]:
+def command(front: Front, cdb: bytes, room: int = 0, address: bytes | None = None) -> tuple[Request, int]:
     """Return a request and the address of its response; it succeeds with OK and GOOD."""
     arena = front.arena
     head = (lun() if address is None else address) + struct.pack("<QBBB", 1, 0, 0, 0) + cdb.ljust(CDB, b"\0")
@@ -62,9 +62,10 @@ def command(front: FrontEnd, cdb: bytes, room: int = 0, address: bytes | None = 
 
 class Scsi(Kind):
     name = "scsi"
+    device_id = 8
     main = REQUEST
     rings = (CONTROL, EVENT, REQUEST)
 
-    def request(self, front: FrontEnd) -> Request:
+    def request(self, front: Front) -> Request:
         """Return an INQUIRY of target 0."""
         return command(front, INQUIRY, room=36)[0]
