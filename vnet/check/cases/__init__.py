@@ -12,11 +12,11 @@ from vnet.check.cases.memory import MEMORY
 from vnet.check.cases.messages import MESSAGES
 from vnet.check.cases.net import NET
 from vnet.check.cases.packed import PACKED
-from vnet.check.cases.pci_hostile import PCI_HOSTILE
-from vnet.check.cases.pci_interrupts import PCI_INTERRUPTS
-from vnet.check.cases.pci_registers import PCI_REGISTERS
-from vnet.check.cases.pci_space import PCI_SPACE
-from vnet.check.cases.pci_structures import PCI_STRUCTURES
+from vnet.check.cases.pci.hostile import PCI_HOSTILE
+from vnet.check.cases.pci.interrupts import PCI_INTERRUPTS
+from vnet.check.cases.pci.registers import PCI_REGISTERS
+from vnet.check.cases.pci.space import PCI_SPACE
+from vnet.check.cases.pci.structures import PCI_STRUCTURES
 from vnet.check.cases.rng import RNG
 from vnet.check.cases.scsi import SCSI
 from vnet.check.cases.set_up import SET_UP

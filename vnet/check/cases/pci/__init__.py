@@ -1,0 +1,1 @@
+"""Cases of virtio-pci functions, by the registers that they are about."""
