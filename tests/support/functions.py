@@ -25,6 +25,8 @@ EMPTY_SLOT = "slot1"
 BLK, NET, RNG, RPMSG, SCSI = (f"1af4:{0x1040 + number:x}" for number in (2, 1, 4, 7, 8))
 """Vendor and device ids of virtio's functions."""
 PCI_TEST, MAILBOX = "104c:b500", "104c:b0f0"
+IOMMU, PASS_THROUGH = ("-device", "amd-iommu,intremap=on"), "iommu=pt"
+"""Remaps interrupts, without which Linux takes one vector of MSI, but, by the kernel's command line, no addresses."""
 
 
 class Machine:
@@ -47,10 +49,10 @@ class Machine:
             self._serve(folder, "blk1", "blk", "--file", str(self.mailbox), "--transport", "epf_mailbox")
             self._folder = folder
             ports = [f"pcie-root-port,id={name},chassis={at + 1}" for at, name in enumerate((SLOT, EMPTY_SLOT))]
-            devices = [part for port in ports for part in ("-device", port)]
+            devices = [*IOMMU, *(part for port in ports for part in ("-device", port))]
             for name, served in self.functions.items():
                 devices += function(served.socket) if name != "scsi0" else _plugged(served)
-            self.guest = Guest(kernel, folder / "guest", devices, qemu=qemu)
+            self.guest = Guest(kernel, folder / "guest", devices, boot=PASS_THROUGH, qemu=qemu)
             self.stack.callback(self.guest.close)
             self.addresses = self._enumerated()
         except BaseException:

@@ -6,7 +6,9 @@ import hashlib
 import os
 import re
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,9 +24,12 @@ from drivers.transports.epf_mailbox.registers import (
     Reg,
 )
 from support.functions import BLK, MAILBOX, NET, PCI_TEST, RNG, RPMSG, SCSI, Machine
-from support.guest import GuestKernel
+from support.guest import PATIENCE, GuestKernel
 from support.machine import RequireTool, ip
 from support.paths import VNET
+from vnet.vfio_user.constants import Command
+from vnet.vfio_user.messages import HEADER_SIZE, emit
+from vnet.vfio_user.payloads import Version
 
 pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(1800)]
 
@@ -42,7 +47,7 @@ device = { luns = [{ store = "memory", size = 8 }] }
 """
 """The topology of scsi0's function with our own root complex and driver."""
 OWNERS = re.compile(
-    r"^\S+ |, scsi0 on pcie0|\tPhysical Slot.*\n|\tKernel .*\n|DisINTx.|IRQ \d+|Memory at \S+"
+    r"^\S+ |, scsi0 on pcie0|\tPhysical Slot.*\n|\tIOMMU group.*\n|\tKernel .*\n|DisINTx.|IRQ \d+|Memory at \S+"
     r"|Subsystem: .*|PciCfg|<unknown>",
     re.MULTILINE,
 )
@@ -123,7 +128,8 @@ def test_linux_tests_an_endpoint_function_of_ones_own(machine: Machine) -> None:
     guest = machine.guest
     guest.run("insmod /modules/pci_endpoint_test.ko; until [ -e /dev/pci-endpoint-test.0 ]; do sleep 0.1; done")
     assert "pci-endpoint-test" in guest.run(f"readlink {machine.sysfs(PCI_TEST)}/driver")
-    interrupts = ["-i 0", "-l", "-i 1", "-m 1", "-i 2", *(f"-x {vector}" for vector in (1, 2, 64))]
+    msi, msix = [f"-m {vector}" for vector in (1, 2, 17, 32)], [f"-x {vector}" for vector in (1, 2, 64)]
+    interrupts = ["-i 0", "-l", "-i 1", *msi, "-i 2", *msix]
     transfers = [f"{what} -s {size}" for size in (1, 1024, 1025, 1024001) for what in ("-r", "-w", "-c")]
     by_type = [option for kind in range(3) for option in (f"-i {kind}", *transfers)]
     options = [*(f"-b {bar}" for bar in (0, 2, 4)), *interrupts, *by_type]
@@ -227,3 +233,19 @@ def test_the_guest_goes_on_without_a_server_that_was_killed(machine: Machine) ->
     disk.end()
     assert "a client is connected" in net.output
     assert "Traceback" not in net.output
+
+
+def test_a_function_outlives_a_qemu_that_unplugs_it(machine: Machine) -> None:
+    """QEMU 11.1.3 aborts (``subregion->container == mr``) once the guest has released the slot. It comes last."""
+    late = machine.functions["late0"]
+    machine.guest.monitor("device_del", id="late0")
+    deadline = time.monotonic() + PATIENCE
+    while "the client hung up" not in late.output:
+        assert time.monotonic() < deadline, machine.guest.complaints()
+        time.sleep(0.1)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        client.connect(str(late.socket))
+        client.sendall(emit(1, Command.VERSION, Version(0, 0, {})))
+        assert len(client.recv(4096)) > HEADER_SIZE
+    assert "Traceback" not in late.output

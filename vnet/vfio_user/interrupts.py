@@ -34,11 +34,11 @@ class _Ordered:
 
 
 class _Messages:
-    """The eventfds of MSI or MSI-X vectors. The first ones turn it on in the function, with so many vectors."""
+    """The eventfds of MSI or MSI-X vectors. The first ones turn it on, with that many vectors or more."""
 
     def __init__(
         self,
-        enable: Callable[[int], object],
+        enable: Callable[[int], int],
         disable: Callable[[], None],
         request: Callable[[int, Callable[[], None]], None],
         free: Callable[[int], None],
@@ -54,9 +54,9 @@ class _Messages:
 
     def set(self, vectors: Sequence[int], notifiers: Sequence[Notifier]) -> None:
         """Set the eventfds of some vectors; without any, these vectors have none."""
-        if not self._count:
+        if vectors[-1] >= self._count:  # the first ones, or more of MSI than fit into a message
             self._count = vectors[-1] + 1
-            self._enable(self._count)
+            self.program()
         for at, vector in enumerate(vectors):
             old = self._notifiers.pop(vector, None)
             if notifiers:
@@ -75,7 +75,7 @@ class _Messages:
     def program(self) -> None:
         """Set up the function again after its reset."""
         if self._count:
-            self._enable(self._count)
+            self._count = max(self._count, self._enable(self._count))
         for vector, notifier in self._notifiers.items():
             self._request(vector, notifier.notify)
 
