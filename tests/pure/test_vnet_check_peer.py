@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from vnet.check.peer import OUTPUT, Peer, fill
+from vnet.check.peer import Peer, fill
+from vnet.check.program import OUTPUT
 from vnet.check.wire import HungUp, PeerError
 
 LISTENS = """
@@ -63,6 +64,7 @@ async def test_a_spawned_device_is_reached_measured_and_ended(tmp_path: Path) ->
         peer.kill()
         assert not peer.alive()
         assert peer.end() == "was killed by SIGKILL"
+        assert peer.status == -9
         assert peer.figures() is None
         with pytest.raises(HungUp, match="takes no connection"):
             await peer.connect(20)

@@ -64,3 +64,30 @@ def test_the_list_has_id_level_section_and_title() -> None:
     assert result.exit_code == 0
     [row] = result.output.splitlines()
     assert row.split()[:4] == ["SPLIT-DEV-9", "MUST", "all", "2.7.7.2"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["D01"], "D01: lies are told with --hostile"),
+        (["--hostile"], "--hostile needs --exec"),
+        (["--hostile", "--exec", "true", "D77"], "no lie is named 'D77'"),
+        (["--hostile", "--exec", "true"], "the driver makes 0 requests, not 9: ended with status 0 after 0 requests"),
+        (["--hostile", "--exec", "/no/such/program"], "/no/such/program can't be started: No such file or directory"),
+    ],
+)
+def test_a_hostile_run_that_can_not_begin_ends_with_one_line(args: list[str], words: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(command, ["driver", "--type", "blk", "--vhost-user", str(tmp_path / "s"), *args])
+    assert result.exit_code == 2, result.output
+    assert words in result.output.splitlines()[-1]
+
+
+def test_lies_are_listed() -> None:
+    result = CliRunner().invoke(command, ["driver", "--type", "blk", "--vhost-user", "s", "--list", "D03"])
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.output.splitlines()] == [
+        "D03.long",
+        "D03.max",
+        "D03.receive",
+        "D03.short",
+    ]

@@ -1,29 +1,21 @@
-"""The foreign device: how to reach it, whether its process lives, and what it uses."""
+"""The foreign device: how to reach it, and its process."""
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
 import socket
-import subprocess
-import tempfile
 from pathlib import Path
 
-import attrs
 import trio
 
+from vnet.check.program import Program
 from vnet.check.wire import HungUp, PeerError
 from vnet.linux import unix_socket
 
-__all__ = ["Figures", "Peer", "fill"]
+__all__ = ["Peer", "fill"]
 
 START = 20.0
 """Seconds that a spawned device has until its socket takes connections."""
-END = 3.0
-"""Seconds that it has to end before it is killed."""
-OUTPUT = 2000
-"""Most characters of its output in a report."""
 
 
 def fill(command: str, path: Path, worker: int) -> list[str]:
@@ -34,45 +26,25 @@ def fill(command: str, path: Path, worker: int) -> list[str]:
     return [word.replace("{socket}", str(path)).replace("{worker}", str(worker)) for word in words]
 
 
-@attrs.frozen
-class Figures:
-    """Use of a process."""
-
-    cpu: float
-    """Seconds of CPU of all its threads so far."""
-    rss: int
-    """Resident memory in bytes."""
-    fds: int
-    """Open file descriptors."""
-
-
-class Peer:
-    """A device behind a socket. Its process is spawned, known by its id, or unknown."""
+class Peer(Program):
+    """A device behind a socket."""
 
     def __init__(self, path: Path, *, pid: int | None = None, command: list[str] | None = None) -> None:
+        super().__init__(pid=pid, command=command)
         self.path = path
-        self._pid = pid
-        self._command = command
-        self._process: subprocess.Popen[bytes] | None = None
-        self._output = tempfile.TemporaryFile() if command else None  # noqa: SIM115  closed by `close`
-        self._mark = 0
         self.busy = False
         """Whether the idle process uses a whole core, as devices that poll do: then it can't be judged by its CPU."""
 
-    @property
-    def spawned(self) -> bool:
-        return self._command is not None
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process is not None else self._pid
-
     async def start(self) -> None:
         """Start the process if it is spawned, and wait for its socket. Raises PeerError."""
-        if self._command is None:
+        if not self.spawned:
             return
         await self.stop()
-        self._spawn(self._command)
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as exc:
+            raise PeerError(f"{self.path} can't be removed: {exc.strerror}") from None
+        self.spawn()
         with trio.move_on_after(START):
             while self.alive():
                 try:
@@ -83,36 +55,6 @@ class Peer:
                     return
         why = f"does not listen at {self.path} after {START:g} s" if self.alive() else self.end()
         raise PeerError(f"the spawned device {why}. Its output: {self.output() or 'none'}")
-
-    def _spawn(self, command: list[str]) -> None:
-        try:
-            self.path.unlink(missing_ok=True)
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output, start_new_session=True
-            )
-        except OSError as exc:
-            raise PeerError(f"the device can't be spawned: {exc.filename}: {exc.strerror}") from None
-
-    async def stop(self) -> None:
-        """End the spawned process, by force if it does not end in time. Harmless if there is none."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.terminate()
-        with trio.move_on_after(END, shield=True):
-            while process.poll() is None:  # noqa: ASYNC110  there is no event for it
-                await trio.sleep(0.01)
-        try:
-            os.killpg(process.pid, signal.SIGKILL)  # also what it has started
-        except ProcessLookupError:
-            pass
-        process.wait()
-
-    def kill(self) -> None:
-        """End the spawned process at once."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
 
     async def connect(self, patience: float) -> socket.socket:
         """Return a connection. Raises PeerError."""
@@ -128,58 +70,3 @@ class Peer:
                     raise PeerError(f"no connection to {self.path}: {exc.strerror}") from None
                 await trio.sleep(0.01)
         raise HungUp(f"takes no connection at {self.path}: {error.strerror}")
-
-    def alive(self) -> bool:
-        """Return whether the process lives; True if it is unknown."""
-        if self._process is not None:
-            return self._process.poll() is None
-        if self._pid is None:
-            return True
-        try:
-            return Path(f"/proc/{self._pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] not in "ZX"
-        except OSError:
-            return False
-
-    def end(self) -> str:
-        """Return how the process ended."""
-        code = None if self._process is None else self._process.poll()
-        if code is None:
-            return "ended"
-        if code >= 0:
-            return f"ended with status {code}"
-        return f"was killed by {signal.Signals(-code).name}"
-
-    def figures(self) -> Figures | None:
-        """Return the use of the process; None if it is unknown or gone."""
-        pid = self.pid
-        if pid is None:
-            return None
-        place = Path(f"/proc/{pid}")
-        try:
-            threads = list((place / "task").iterdir())
-            cpu = sum(int((thread / "schedstat").read_text(encoding="ascii").split()[0]) for thread in threads)
-            pages = int((place / "statm").read_text(encoding="ascii").split()[1])
-            return Figures(cpu / 1e9, pages * os.sysconf("SC_PAGE_SIZE"), len(list((place / "fd").iterdir())))
-        except (OSError, IndexError):
-            return None
-
-    async def spins(self, window: float) -> bool:
-        """Return whether the process uses most of a core for ``window`` seconds."""
-        before, start = self.figures(), trio.current_time()
-        await trio.sleep(window)
-        after, end = self.figures(), trio.current_time()
-        if before is None or after is None:
-            return False
-        return after.cpu - before.cpu > 0.6 * (end - start)
-
-    def output(self) -> str:
-        """Return the end of what the spawned process printed since the last call."""
-        if self._output is None:
-            return ""
-        end = os.fstat(self._output.fileno()).st_size
-        start, self._mark = max(self._mark, end - OUTPUT), end
-        return os.pread(self._output.fileno(), end - start, start).decode(errors="replace").strip()
-
-    def close(self) -> None:
-        if self._output is not None:
-            self._output.close()

@@ -12,7 +12,8 @@ import trio
 from vnet.check.case import Case
 from vnet.check.front import Front
 from vnet.check.kinds import Kind
-from vnet.check.peer import Figures, Peer
+from vnet.check.peer import Peer
+from vnet.check.program import Figures
 from vnet.check.trial import Options, Trial
 from vnet.check.verdicts import OF_LEVEL, Broken, Finding, Level, Result, Skipped, Verdict
 from vnet.check.vhost_user import VhostUserFront

@@ -20,10 +20,13 @@ from vnet.check.cases import CASES
 from vnet.check.driver.back import WatchingBack, watch_one
 from vnet.check.driver.clauses import Observations
 from vnet.check.driver.devices import DEVICES
+from vnet.check.driver.hostile import HostileRun
+from vnet.check.driver.lies import LIES, Lie
 from vnet.check.front import EVENT_IDX, INDIRECT_DESC, Front
 from vnet.check.kinds import KINDS
 from vnet.check.pci import PciFront
 from vnet.check.peer import Peer, fill
+from vnet.check.program import Program
 from vnet.check.report import as_data, details, line, listing, skipped, summary
 from vnet.check.runner import NoDevice, Run
 from vnet.check.trial import Options
@@ -183,6 +186,7 @@ def device(
 
 
 @command.command("driver")
+@click.argument("words", metavar="[LIE]...", nargs=-1)
 @click.option(
     "--vhost-user",
     "path",
@@ -201,15 +205,41 @@ def device(
     help="Feature that is not offered. Repeatable.",
 )
 @click.option("--exec", "program", metavar="CMD", help="Run CMD once the socket is there; its end ends the watch.")
+@click.option(
+    "--hostile",
+    is_flag=True,
+    help="Lie to the driver, once in each run of --exec, and report whether it survives: PASS, CRASHED or WEDGED.",
+)
+@click.option("--list", "list_only", is_flag=True, help="Print the lies of --hostile, and tell none.")
+@click.option(
+    "--after",
+    type=click.IntRange(0, 1 << 20),
+    default=8,
+    show_default=True,
+    help="Requests that are served honestly before a lie of --hostile.",
+)
+@click.option(
+    "--timeout",
+    "limit",
+    type=click.FloatRange(1, 3600),
+    default=10.0,
+    show_default=True,
+    help="Seconds after a lie of --hostile in which the driver must go on, reset the device, or end.",
+)
 @click.option("--strict", is_flag=True, help="Fail for a broken SHOULD, too.")
 @json_option
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="File for the results as JUnit XML.")
 @errors_in_one_line
 def driver(
+    words: tuple[str, ...],
     path: Path,
     kind: str,
     features_off: tuple[str, ...],
     program: str | None,
+    hostile: bool,
+    list_only: bool,
+    after: int,
+    limit: float,
     strict: bool,
     json_file: Path | None,
     junit: Path | None,
@@ -219,16 +249,45 @@ def driver(
     Serves a device with split rings: a disk in memory, a network without stations, or a source of random bytes. The
     watch ends with the connection of the front end, with the program of --exec, or with Ctrl-C. Exit status 1 if a MUST
     is broken, 2 if the driver made no request.
+
+    With --hostile the device lies once in each run of the program: in a used element, an index, a descriptor table, its
+    configuration, a notification. A LIE is an id or the beginning of ids (D03, D07.capacity); all lies are told without
+    one. A program that ends by a signal, or with a status of 128 or more, is CRASHED; one that goes on running and
+    neither makes a request nor resets the device is WEDGED; both fail the run.
     """
+    if list_only:
+        click.echo("\n".join(f"{lie.id:20}{','.join(lie.types) or 'all':6}{lie.title}" for lie in _lies(words)))
+        return
     try:
         command_words = None if program is None else shlex.split(program)
     except ValueError as exc:
         raise click.UsageError(f"--exec: {exc}") from None
-    seen = Observations(kind)
-    back = WatchingBack(DEVICES[kind](seen), seen, [RING_FEATURES[name] for name in features_off])
-    words = ["vnet", "check", "driver", "--vhost-user", str(path), "--type", kind]
-    alone = [*words, *(word for name in features_off for word in ("--features-off", name))]
+    without = [RING_FEATURES[name] for name in features_off]
+    alone = ["vnet", "check", "driver", "--vhost-user", str(path), "--type", kind]
+    alone += [word for name in features_off for word in ("--features-off", name)]
     write_junit = _junit_writer(junit)
+    if hostile:
+        if command_words is None or program is None:
+            raise click.UsageError("--hostile needs --exec: the driver's program is started for each lie")
+        chosen = _lies(words)
+        alone += ["--exec", program, "--hostile", "--after", str(after), "--timeout", f"{limit:g}"]
+        run = HostileRun(kind, path, lambda: Program(command=command_words), limit, after, alone, without, _report)
+        with open_json(json_file) as write_json:
+            start = time.monotonic()
+            try:
+                results = trio.run(run.run, chosen)
+            except NoDevice as exc:
+                raise _NothingToCheck(str(exc)) from None
+            seconds = time.monotonic() - start
+            _show_findings(results)
+            click.echo("\n".join([*skipped(results), summary(results, seconds)]))
+            write_json(as_data(results, {"type": kind, "exec": program}, seconds))
+            write_junit(results, f"vnet check driver --hostile {kind}", strict)
+        click.get_current_context().exit(exit_status(results, strict=strict))
+    if words:
+        raise click.UsageError(f"{words[0]}: lies are told with --hostile")
+    seen = Observations(kind)
+    back = WatchingBack(DEVICES[kind](seen), seen, without)
     with open_json(json_file) as write_json:
         start = time.monotonic()
         run_until_ended(partial(_watch, path, back, command_words))
@@ -244,6 +303,14 @@ def driver(
     if not seen.requests:
         raise _NothingToCheck(f"{path}: no driver made a request: {back.ended}")
     click.get_current_context().exit(exit_status(results, strict=strict))
+
+
+def _lies(words: Sequence[str]) -> list[Lie]:
+    """Return the lies that any word begins, or all. Raises UsageError for a word that begins none."""
+    for word in words:
+        if not any(lie.id.startswith(word) for lie in LIES):
+            raise click.UsageError(f"no lie is named {word!r}; --list prints all of them")
+    return [lie for lie in LIES if not words or any(lie.id.startswith(word) for word in words)]
 
 
 async def _watch(path: Path, back: WatchingBack, program: Sequence[str] | None, serving: trio.Event) -> int:

@@ -12,7 +12,8 @@ from pathlib import Path
 import trio
 
 from support.rigs.checked import check_peer
-from vnet.check.peer import Figures, Peer
+from vnet.check.peer import Peer
+from vnet.check.program import Figures
 from vnet.check.trial import Options
 from vnet.check.verdicts import Result, Verdict
 from vnet.check.wire import HungUp

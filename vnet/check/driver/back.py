@@ -29,12 +29,12 @@ from drivers.transports.vhost_user.payloads import (
 from vnet.check.driver.clauses import Observations
 from vnet.check.driver.devices import WatchedDevice
 from vnet.check.driver.memory import DriverError, SharedRegions
-from vnet.check.driver.ring import WatchedRing
+from vnet.check.driver.ring import Chain, WatchedRing
 from vnet.check.front import EVENT_IDX, INDIRECT_DESC, VERSION_1
 from vnet.linux import unix_socket
 from vnet.linux.ipc import FileHandle, UnixSocket
 
-__all__ = ["WatchingBack", "watch_one"]
+__all__ = ["WatchedVring", "WatchingBack", "watch_one"]
 
 R, P = FrontendRequest, ProtocolFeature
 RECHECK = 0.25
@@ -45,7 +45,7 @@ BATCH = 64
 
 
 @attrs.define
-class _Vring:
+class WatchedVring:
     """The set-up of a ring, and its task while it is started."""
 
     num: int = 0
@@ -68,7 +68,7 @@ class WatchingBack:
         self.offered = device.features | ring_features | 1 << VERSION_1 | 1 << F_PROTOCOL_FEATURES
         self.features = 0
         self.memory = SharedRegions()
-        self.vrings = [_Vring() for _ in range(device.rings)]
+        self.vrings = [WatchedVring() for _ in range(device.rings)]
         self.ended = "the front end closed the connection"
 
     async def serve(self, connected: UnixSocket) -> None:
@@ -96,13 +96,13 @@ class WatchingBack:
 
     async def _handle(self, connected: UnixSocket, message: UserMessage, nursery: trio.Nursery) -> None:
         payload = parse(message, FRONTEND_MESSAGES)
-        answer = await self._do(R(message.request), payload, message, nursery)
+        answer = await self.do(R(message.request), payload, message, nursery)
         if answer is not None:
             await connected.send(reply(message.request, answer))
         elif message.need_reply:
             await connected.send(ack(message.request, good=True))
 
-    async def _do(
+    async def do(
         self, request: FrontendRequest, payload: Payload, message: UserMessage, nursery: trio.Nursery
     ) -> Payload | None:
         """Do what a message says; return its reply. Raises MessageRefused, DriverError."""
@@ -182,18 +182,19 @@ class WatchingBack:
         vring.scope = trio.CancelScope()
         nursery.start_soon(self._run, index, vring, vring.ring, vring.scope)
 
-    def _stop(self, vring: _Vring) -> None:
+    def _stop(self, vring: WatchedVring) -> None:
         if vring.scope is not None and vring.ring is not None:
             vring.scope.cancel()
             vring.base = vring.ring.last
         vring.scope = vring.ring = None
 
-    async def _run(self, index: int, vring: _Vring, ring: WatchedRing, scope: trio.CancelScope) -> None:
+    async def _run(self, index: int, vring: WatchedVring, ring: WatchedRing, scope: trio.CancelScope) -> None:
         """Serve a ring until it is stopped."""
         ring.ask_for_kick()
         judged = bool(ring.waiting)  # of chains from before the start no kick is due
         with scope:
             while True:
+                await self.between(vring, ring)
                 came = await _kicked(vring.kick) or (bool(ring.waiting) and await _kicked(vring.kick))
                 if ring.waiting and not judged:
                     ring.judge_kick(came)
@@ -204,20 +205,31 @@ class WatchingBack:
                     ring.ask_for_kick()
                     await trio.lowlevel.checkpoint()
 
-    def _serve_batch(self, index: int, vring: _Vring, ring: WatchedRing) -> None:
+    def _serve_batch(self, index: int, vring: WatchedVring, ring: WatchedRing) -> None:
         call = False
         for _ in range(min(ring.waiting, BATCH)):
-            chain = ring.take()
-            written = self.device.serve(index, chain)
-            if written is not None:
-                call = ring.give(chain.head, written) or call
-        if call and vring.call >= 0:
-            try:
-                os.eventfd_write(vring.call, 1)
-            except BlockingIOError:
-                pass  # the counter is full: the driver is told already
-            except OSError as exc:
-                raise DriverError(f"gave a file descriptor for calls that is no event: {exc.strerror}") from None
+            call = self.answer(index, ring, ring.take()) or call
+        if call:
+            self.call(vring)
+
+    def answer(self, index: int, ring: WatchedRing, chain: Chain) -> bool:
+        """Serve a chain and give it back, or keep it; return whether the driver wants to be told."""
+        written = self.device.serve(index, chain)
+        return written is not None and ring.give(chain.head, written)
+
+    async def between(self, vring: WatchedVring, ring: WatchedRing) -> None:
+        """Do what is due before a ring is looked at again; nothing here."""
+
+    def call(self, vring: WatchedVring) -> None:
+        """Notify the driver. Raises DriverError."""
+        if vring.call < 0:
+            return
+        try:
+            os.eventfd_write(vring.call, 1)
+        except BlockingIOError:
+            pass  # the counter is full: the driver is told already
+        except OSError as exc:
+            raise DriverError(f"gave a file descriptor for calls that is no event: {exc.strerror}") from None
 
 
 async def _kicked(kick: int) -> bool:

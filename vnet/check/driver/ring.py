@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import attrs
 
@@ -148,10 +148,28 @@ class WatchedRing:
         good = self.seen.judge("SPLIT-DRV-11", not flags & NEXT, evidence) and good
         return (not nested or self.seen.judge("SPLIT-DRV-9", False, evidence)) and good
 
+    @property
+    def next_element(self) -> int:
+        """Place of the next used element."""
+        return self._done % self.num
+
+    def overwrite(self, place: int, head: int, written: int) -> None:
+        """Write a used element."""
+        self._used[4 + 8 * place : 12 + 8 * place] = struct.pack("<II", head, written)
+
+    def show_index(self, change: Callable[[int], int]) -> str:
+        """Write a used index that lies; return it as words. The next chain is given back at the right one."""
+        index = change(self._done) & 0xFFFF
+        self._used_words[1] = index
+        return f"used index {self._done} -> {index}"
+
+    def scribble(self) -> None:
+        """Overwrite the descriptor table, which belongs to the driver."""
+        self._table[:] = b"\xff" * len(self._table)
+
     def give(self, head: int, written: int) -> bool:
         """Give a chain back; return whether the driver wants to be told."""
-        place = 4 + 8 * (self._done % self.num)
-        self._used[place : place + 8] = struct.pack("<II", head, written)
+        self.overwrite(self.next_element, head, written)
         before, self._done = self._done, self._done + 1 & 0xFFFF
         self._used_words[1] = self._done
         full_fence()  # the driver stores its suppression field, then loads the used index
