@@ -85,6 +85,29 @@ async def test_rings_outlive_kept_memory_that_is_mapped_again(clock: MockClock) 
         assert not violations(bench)
 
 
+async def test_doorbells_directly_behind_replies_lose_nothing(clock: MockClock) -> None:
+    """The call that receives a reply takes the first byte of the next message with it."""
+    left = 5
+
+    def ring_again(_: Message, data: bytes) -> bytes:
+        nonlocal left
+        left -= left > 0
+        return data + DOORBELL if left else data
+
+    async def work(client: PrivateClient) -> None:
+        await client.share()
+        await client.bring_up()
+        client.lie = ring_again
+        for _ in range(3):
+            await client.send(DOORBELL)
+        await client.works()
+        assert not left
+
+    async with open_bench(plug()) as bench:
+        await with_private_client(bench, work)
+        assert not violations(bench)
+
+
 async def test_commands_are_served_while_a_request_waits(clock: MockClock) -> None:
     """QEMU answers no request while it waits for the reply to a read."""
     held: list[tuple[Message, bytes]] = []

@@ -206,11 +206,15 @@ class IdealLink:
         return tally.read(size, end.mem_read(addr, size, function))
 
     def mem_write(self, direction: Direction, addr: int, size: int, value: int, function: int = 0) -> None:
-        end, tally = self._towards(direction)
+        # Doorbells and interrupts come here: two calls of methods fewer.
+        down = direction is Direction.DOWNSTREAM
+        end, tally = (self._endpoint, self._downstream) if down else (self._root, self._upstream)
         if not self._up or end is None:
             tally.drop(size)
+        elif end.mem_write(addr, size, value, function):
+            tally.writes += 1
         else:
-            tally.write(end.mem_write(addr, size, value, function))
+            tally.unsupported += 1
 
     def intx(self, function: int, asserted: bool) -> None:
         if not self._up or self._root is None:

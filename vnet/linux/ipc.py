@@ -177,7 +177,7 @@ class InstantSocket:
             raise
         except OSError as exc:
             raise TransportLost(_why(exc)) from None
-        return data, _take_handles(ancillary, flags)
+        return data, _take_handles(ancillary, flags) if ancillary or flags & _CUT else []
 
     def send(self, data: memoryview, handles: Sequence[Handle] = ()) -> int:
         """Send some of ``data``, with duplicates of ``handles``; return the number of bytes.

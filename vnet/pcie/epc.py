@@ -326,7 +326,7 @@ class EndpointController:
             return True
         for start, end, block in self._decoder:
             if start <= addr and addr + size <= end:
-                block.write(addr - start, size, value & all_ones(size))
+                block.write(addr - start, size, value & (1 << 8 * size) - 1)
                 return True
         return False
 

@@ -58,11 +58,16 @@ class Interrupts:
     def covers(self, addr: int, size: int) -> bool:
         return addr < self.base + MSI_SIZE and self.base < addr + size
 
-    def message(self, source: object, addr: int, size: int, data: int) -> None:
-        """Handle a write to the window. It is spurious if its number is free or belongs to another port."""
+    def message(self, source: object, addr: int, size: int, data: int) -> bool:
+        """Handle a write, if it is one to the window; return whether it is.
+
+        It is spurious if its number is free or belongs to another port.
+        """
         owner, handler = self._handlers.get((addr, data), (None, None))
-        if handler is None or owner is not source or size != MESSAGE:
-            self.spurious += 1
-            return
-        self.delivered += 1
-        handler()
+        if handler is not None and owner is source and size == MESSAGE:
+            self.delivered += 1
+            handler()
+            return True
+        within = self.covers(addr, size)
+        self.spurious += within
+        return within

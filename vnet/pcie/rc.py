@@ -55,8 +55,7 @@ class _RootPort:
             return None
 
     def mem_write(self, addr: int, size: int, value: int, function: int) -> bool:
-        if self._rc.interrupts.covers(addr, size):
-            self._rc.interrupts.message(self, addr, size, value)
+        if self._rc.interrupts.message(self, addr, size, value):
             return True
         try:
             self._rc.memory_of(function).view(Addr(addr), size, True)[:] = (value & all_ones(size)).to_bytes(

@@ -62,7 +62,8 @@ class ClientDma:
     def __init__(self, channel: ServerChannel) -> None:
         self._channel = channel
         self._most = DATA_MAX
-        self._copies: list[_Copy] = []
+        self.copies: list[_Copy] = []
+        """Copies that writers may have changed."""
         self._copied = trio.Event()
 
     def limit(self, most: int) -> None:
@@ -86,29 +87,29 @@ class ClientDma:
 
     def copy(self, address: int, size: int, writable: bool) -> memoryview:
         """Return a copy of bytes of the client's memory."""
-        held = sum(len(copy.data) for copy in self._copies) if writable else 0
+        held = sum(len(copy.data) for copy in self.copies) if writable else 0
         if size > COPY_MAX or size + held > COPIES_MAX:
             raise MemoryFault(address, size, write=writable, reason="more than is copied of memory that is not shared")
         data = self.read(address, size)
         if not writable:
             return memoryview(data)
         copy = _Copy(address, data)
-        self._copies.append(copy)
+        self.copies.append(copy)
         self._copied.set()
         return memoryview(copy.data)
 
     def flush(self) -> None:
         """Send what writers have changed so far. A change that the client refuses is lost, as a posted write is."""
-        if not self._copies:
+        if not self.copies:
             return
-        for copy in list(self._copies):
+        for copy in list(self.copies):
             changes = copy.take_changes()
             if changes is not None:
                 try:
                     self.write(*changes)
                 except MemoryFault:
                     pass
-        self._copies = [copy for copy in self._copies if not copy.idle or copy.data != copy.sent]
+        self.copies = [copy for copy in self.copies if not copy.idle or copy.data != copy.sent]
 
     async def run(self) -> None:
         """Send what a task has written, once it waits."""

@@ -120,9 +120,16 @@ class ClientMemory(MappedMemory):
         for file in [file for file in self._files if file not in used]:
             self._files.pop(file).close()
 
+    def synchronize(self) -> None:
+        """Settle the mappings, and flush: what a doorbell does before anything else."""
+        if self._changed is not None:
+            self.settle()
+        if self.dma is not None and self.dma.copies:
+            self.dma.flush()
+
     def flush(self) -> None:
         """Send what was written to memory that is accessed by messages."""
-        if self.dma is not None:
+        if self.dma is not None and self.dma.copies:
             self.dma.flush()
 
     def _open(self, handle: Handle, request: DmaMap) -> tuple[FileId, memoryview]:

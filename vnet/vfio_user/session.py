@@ -102,8 +102,7 @@ class Session:
         """Handle a posted write of two bytes if it is one of a doorbell; return whether it is."""
         if self.state is SessionState.NEW or (bar, offset) not in self._posted:
             return False
-        self._memory.settle()
-        self._memory.flush()
+        self._memory.synchronize()
         self._function.handle.bar_write(bar, offset, POSTED_BYTES, value)
         return True
 

@@ -81,7 +81,7 @@ class VirtioEpf(VirtioFunction):
             (Structure(CfgType.DEVICE, BAR, DEVICE_AT, DEVICE_SIZE), DeviceBlock(device)),
             (Structure(CfgType.NOTIFY, BAR, NOTIFY_AT, NOTIFY_SIZE, MULTIPLIER), NotifyBlock(self)),
         ]
-        bar = BarBlock(blocks)
+        bar = BarBlock(blocks[::-1])  # doorbells are found first
         epc.set_bar(function, BAR, BAR_SIZE, bar)
         epc.set_bar(function, MSIX_BAR, MSIX_ENTRY * self._vectors + -(-self._vectors // 64) * 8, BarBlock([]))
         epc.set_msix(function, self._vectors, MSIX_BAR, 0)
