@@ -25,6 +25,7 @@ class InOrderVringh(ObservedVringh):
     def __init__(self, ring: Vringh, *, batches: bool) -> None:
         """``batches``: mark several chains without writable buffers by one used element."""
         super().__init__(ring, Observer())
+        self.native = ring.native
         self._batches = batches
         self._order: deque[int] = deque()
         """Heads of the chains in flight, oldest first."""
@@ -32,10 +33,6 @@ class InOrderVringh(ObservedVringh):
         """Bytes written by head, or `WAITING`."""
         self._readable: set[int] = set()
         """Heads of the chains in flight without writable buffers."""
-
-    @property
-    def native(self) -> bool:  # type: ignore[override]
-        return self.ring.native
 
     # Taken
 

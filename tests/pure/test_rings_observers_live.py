@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import attrs
@@ -12,6 +12,7 @@ from rings.chain import Chain
 from rings.errors import BadRing
 from rings.features import RingFeature, mask
 from rings.formats import FORMATS, RingFormat
+from rings.in_order import InOrderVringh
 from rings.layout import DESC_SIZE
 from rings.memory import Addr, MappedMemory
 from rings.observers.live import (
@@ -105,15 +106,22 @@ class Rig:
         return [head for head, _, _ in self.device.getdescs(count)]
 
 
-@pytest.fixture(params=[(form, wrapped) for form in FORMATS for wrapped in (False, True)], ids=str)
+WRAPPERS: Mapping[str, Callable[[Vringh], Vringh]] = {
+    "bare": lambda ring: ring,
+    "observed": lambda ring: ObservedVringh(ring, Observer()),
+    "in order": lambda ring: InOrderVringh(ring, batches=True),
+}
+
+
+@pytest.fixture(params=[(form, wrapper) for form in FORMATS for wrapper in WRAPPERS], ids=str)
 def rig(request: pytest.FixtureRequest) -> Rig:
-    name, wrapped = request.param
+    name, wrapper = request.param
     form, memory = FORMATS[name], TwoRegions()
     addrs, _ = form.contiguous(NUM, Addr(0), 64)
     features = mask((RingFeature.INDIRECT_DESC,))
     driver = form.driver(memory, NUM, addrs, event_idx=False, indirect=TABLES, indirect_max=4)
     device = form.vringh(memory, NUM, addrs, features, meter=None)
-    return Rig(form, driver, ObservedVringh(device, Observer()) if wrapped else device)
+    return Rig(form, driver, WRAPPERS[wrapper](device))
 
 
 def test_each_chain_is_reported_with_its_descriptors_on_both_sides(rig: Rig) -> None:
