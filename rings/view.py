@@ -266,11 +266,15 @@ def _split_chain(tables: _Tables, table: bytes, num: int, position: int, head: i
     return ChainView(position, head, tuple(chain), fault or _order_fault(chain))
 
 
-def view_packed(memory: Memory, num: int, addrs: RingAddrs, position: int) -> RingView:
+def view_packed(
+    memory: Memory, num: int, addrs: RingAddrs, position: int, outstanding: int | None = None
+) -> RingView:
     """Return a packed ring of ``num`` descriptors (section 2.8).
 
     ``position`` is where a driver looks for the next used descriptor: the descriptor's number, with the wrap counter in
     bit 15. A device that uses chains out of order overwrites descriptors of older ones, which are then missing here.
+    ``outstanding``, likewise, is where the outstanding chains begin, which the ring alone does not tell: only the driver
+    knows how many descriptors a used one stands for. None: at the first that is available.
     """
     try:
         desc, driver, device = _areas(memory, addrs, packed_sizes(num))
@@ -285,8 +289,12 @@ def view_packed(memory: Memory, num: int, addrs: RingAddrs, position: int) -> Ri
     for _ in range(num if slot < num else 0):
         raw = _packed_descriptor(slot, desc)
         is_available, is_used = bool(raw.flags & AVAIL), bool(raw.flags & USED)
+        if outstanding == slot + lap * LAP:
+            outstanding = None
         if is_available is is_used and is_available is bool(lap) and not parts:
             used.append(UsedView(slot, raw.last, raw.size))
+        elif outstanding is not None:
+            pass  # the rest of what a used descriptor stands for
         elif is_available is bool(lap) and is_used is not bool(lap):
             view, why = tables.follow(raw)
             parts.append(view)

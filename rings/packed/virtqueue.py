@@ -325,4 +325,27 @@ class PackedVirtqueue(DriverSide):
         return QueueState(self.num, avail, behind, self._chains - self._returned)
 
     def view(self) -> RingView:
-        return view_packed(self.memory, self.num, self._ring.addrs, at(self._used_slot, self._used_lap))
+        position = at(self._used_slot, self._used_lap)
+        return view_packed(self.memory, self.num, self._ring.addrs, position, self._find_outstanding())
+
+    def _find_outstanding(self) -> int | None:
+        """Return the position behind all used chains, for `view_packed`; None if the device broke the ring."""
+        slot, lap, ident = self._used_slot, self._used_lap, self._oldest
+        last = None if self._batch is None else self._batch[0]
+        for _ in range(self._in_flight):
+            if last is None:
+                word = self._desc[2 * slot + 1]
+                if word >> 48 & HANDS != used(lap):
+                    break
+                last = word >> 32 & 0xFFFF
+            if not self._in_order:
+                ident = last
+            if max(ident, last) >= self.num or self._tokens[ident] is None:
+                return None
+            slot += self._counts[ident]
+            if slot >= self.num:
+                slot, lap = slot - self.num, lap ^ 1
+            if ident == last:
+                last = None
+            ident = ident + 1 if ident + 1 < self.num else 0
+        return at(slot, lap)

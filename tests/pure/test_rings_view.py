@@ -7,11 +7,13 @@ from typing import Any
 import attrs
 import pytest
 
+from rings.in_order import InOrderVringh
 from rings.layout import DESC_SIZE, INDIRECT, NEXT, WRITE, RingAddrs
 from rings.memory import Addr, MappedMemory
 from rings.packed.ring import FIRST_LAP
 from rings.packed.virtqueue import PackedVirtqueue
 from rings.packed.vringh import PackedVringh
+from rings.queue import Vringh
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 from rings.testing import Desc, Guarded, PackedDesc, RawPackedRing, RawRing, dump
@@ -272,6 +274,28 @@ def test_a_driver_shows_its_ring_with_the_bytes_of_the_areas(packed: bool) -> No
     held = [bytes(memory.view(at, len(area), False)) for at, area in zip(starts, view.areas, strict=True)]
     assert list(view.areas) == held
     driver.close()
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+@pytest.mark.parametrize("returned", [0, 1, 2])
+def test_a_used_descriptor_of_a_packed_ring_stands_for_all_that_the_driver_knows(in_order: bool, returned: int) -> None:
+    """The ring keeps the descriptors behind a used one, whose flags still say that they are available."""
+    memory = Guarded(1 << 20)
+    addrs = memory.grant_ring(NUM, packed=True)
+    driver = PackedVirtqueue(memory, NUM, addrs, event_idx=True, in_order=in_order)
+    ring = PackedVringh(memory, NUM, addrs, event_idx=True, indirect=False)
+    device: Vringh = InOrderVringh(ring, batches=True) if in_order else ring
+    buffer = memory.grant(64)
+    for token in range(4):
+        driver.add([(buffer, 12), (buffer, 13)], [], token)
+    driver.publish()
+    heads = [head for head, _, _ in device.getdescs(3)]
+    device.complete_each([(head, 0) for head in heads])
+    device.publish()
+    assert len(driver.get_each(returned)) == returned
+    assert [chain.head for chain in driver.view().chains] == [device.getdescs(1)[0][0]]
+    driver.close()
+    device.close()
 
 
 def test_the_entries_of_all_tables_together_have_a_limit() -> None:
