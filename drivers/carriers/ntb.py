@@ -117,7 +117,8 @@ class NtbEpf:
         self._events: NtbEvents | None = None
         self._known_spads: dict[int, int] = {}
         self._enabled = False
-        self._up = False
+        self._configured = False
+        """Whether interrupts, doorbells and link are set up in this epoch of this host's own link."""
         self._epoch = 0
         self._db = self._db_mask = 0
         self._db_data: list[int] = []
@@ -153,7 +154,7 @@ class NtbEpf:
 
     def _configure(self) -> None:
         """Set up interrupts and doorbells in a new epoch of this host's own link, then the link if it is enabled."""
-        self._db = 0
+        self._db, self._configured = 0, False
         self._vectors = min(self._function.enable_msix(), VECTORS)
         if self._vectors <= FIRST_DB:
             raise ProbeError(f"{self.name}: doorbells need MSI-X")
@@ -163,6 +164,7 @@ class NtbEpf:
         self._command(FunctionCommand.CONFIGURE_DOORBELL, self._vectors | MSIX_ENABLE)
         if self._enabled:
             self._command(FunctionCommand.LINK_UP)
+        self._configured = True
 
     def release(self) -> None:
         """Release the function."""
@@ -179,11 +181,8 @@ class NtbEpf:
     # LinkEvents
 
     def link_up(self) -> None:
-        try:
-            self._configure()
-        except (ProbeError, TransportLost):  # unplugged again, or hostile: the link between the hosts stays down
-            return
-        self._on_link_event()
+        self._configured = False
+        self.link_retry()
 
     def link_down(self) -> None:
         self._on_link_event()
@@ -202,6 +201,15 @@ class NtbEpf:
     def link_enable(self) -> None:
         self._enabled = True
         self._try(FunctionCommand.LINK_UP)
+
+    def link_retry(self) -> None:
+        if self._configured or not self._function.online:
+            return
+        try:
+            self._configure()
+        except (ProbeError, TransportLost):  # a lost completion, a hostile function, or unplugged again
+            return
+        self._on_link_event()
 
     def link_disable(self) -> None:
         self._enabled = False

@@ -367,6 +367,9 @@ class Ntb(Protocol):
 
     def link_disable(self) -> None: ...
 
+    def link_retry(self) -> None:
+        """Set up again what could not be set up when this host's own link came up. Call it at intervals."""
+
     # Doorbells: masks of bits. A bit that rings again before it is cleared counts once.
 
     @property

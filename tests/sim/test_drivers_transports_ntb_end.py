@@ -44,6 +44,26 @@ async def test_a_flap_of_either_link_starts_a_new_session_with_rings_from_zero(a
             old.view(hosts.front.dma.base, 1)
 
 
+@pytest.mark.parametrize("at", [0, 1])
+async def test_lost_completions_at_link_up_delay_the_next_session(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_hosts() as hosts:
+        hosts.start()
+        await hosts.wait_up()
+        function = (await hosts.raw(at))._function
+        read, lost = function.bar_read, iter(range(2))
+
+        def bar_read(bar: int, offset: int, size: int) -> int:
+            return 0xFFFF_FFFF if next(lost, None) is not None else read(bar, offset, size)
+
+        hosts.links[at].bring_down()
+        monkeypatch.setattr(function, "bar_read", bar_read)
+        hosts.links[at].bring_up()
+        await trio.sleep(0.1)
+        await hosts.wait_up()
+        assert next(lost, None) is None
+        assert hosts.back.session == hosts.front.session
+
+
 async def test_a_storm_of_flaps_ends_well() -> None:
     async with open_hosts() as hosts:
         hosts.start()

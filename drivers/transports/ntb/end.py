@@ -124,6 +124,7 @@ class NtbEnd(ABC):
         self.peer_joined, self._missed_beats = True, 0
 
     def _beat(self) -> None:
+        self.ntb.link_retry()
         if not self.ntb.link_is_up:
             return
         self._beats = self._beats + 1 & 0xFFFF_FFFF
