@@ -266,15 +266,13 @@ def _split_chain(tables: _Tables, table: bytes, num: int, position: int, head: i
     return ChainView(position, head, tuple(chain), fault or _order_fault(chain))
 
 
-def view_packed(
-    memory: Memory, num: int, addrs: RingAddrs, position: int, outstanding: int | None = None
-) -> RingView:
+def view_packed(memory: Memory, num: int, addrs: RingAddrs, position: int, outstanding: int | None = None) -> RingView:
     """Return a packed ring of ``num`` descriptors (section 2.8).
 
     ``position`` is where a driver looks for the next used descriptor: the descriptor's number, with the wrap counter in
     bit 15. A device that uses chains out of order overwrites descriptors of older ones, which are then missing here.
-    ``outstanding``, likewise, is where the outstanding chains begin, which the ring alone does not tell: only the driver
-    knows how many descriptors a used one stands for. None: at the first that is available.
+    ``outstanding``, likewise, is where the outstanding chains begin, which the ring alone does not tell: only the
+    driver knows how many descriptors a used one stands for. None: at the first that is available.
     """
     try:
         desc, driver, device = _areas(memory, addrs, packed_sizes(num))

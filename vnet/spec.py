@@ -319,6 +319,10 @@ class DeviceSpec:
         """Feature bits that may be offered and accepted."""
         return self.virtio.supported & ~self.features_off_mask()
 
+    def in_memory(self) -> Self:
+        """Return the device with ports and stores in memory, without interfaces, files and threads, for simulations."""
+        return self
+
     def memory(self) -> int:
         """Return the most memory of its host that the driver needs, in bytes; 0 if unknown."""
         return 0

@@ -15,6 +15,8 @@ from vnet.testing import over
 from vnet.testing.hostile import DRIVERS
 
 HERE = Path(__file__).parent
+SEEDS = 40
+"""Seeds of one test: each device type, transport and ring once."""
 T = TypeVar("T")
 
 
@@ -30,15 +32,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--only-transport", choices=list(DRIVERS), help="run what is marked every_transport on this one alone"
     )
     parser.addoption("--but-transport", choices=list(DRIVERS), help="run it on all but this one")
+    parser.addoption("--seeds", type=int, default=80, help="number of seeds that random systems are simulated with")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "seeds: simulates many random systems, or some in many processes")
     config.addinivalue_line(
         "markers", "every_transport(but): runs once for each transport that a pair can have, but for those named"
     )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "seeds" in metafunc.fixturenames:
+        count = metafunc.config.getoption("--seeds")
+        metafunc.parametrize("seeds", [range(at, min(at + SEEDS, count)) for at in range(0, count, SEEDS)])
     marker = metafunc.definition.get_closest_marker("every_transport")
     if marker is not None:
         only, but = (metafunc.config.getoption(option) for option in ("--only-transport", "--but-transport"))

@@ -12,6 +12,7 @@ from drivers.carriers.vhost_user import OwnConfig
 from drivers.mediator import Mediator
 from drivers.virtio_type import VirtioType
 from vnet.ends.base import End, OpenContext, SideName
+from vnet.ends.load import Loads
 from vnet.ends.running import Demo, Exercise
 from vnet.ends.serve import Serve
 from vnet.ends.settings import Setting
@@ -47,6 +48,8 @@ class DeviceKind(Generic[SpecT, EndsT]):
     """Demonstration of ``vnet demo``; None if the type has none."""
     exercise: Exercise[SpecT, EndsT] | None = None
     """Exercise for tests, see `vnet.testing.exercises`; None if the type has none."""
+    loads: Loads[SpecT, EndsT] | None = None
+    """Loads for simulations, see `vnet.sim`; None if the type has none."""
 
     @property
     def virtio(self) -> VirtioType[Any, Any]:

@@ -6,7 +6,7 @@ import errno
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import attrs
 
@@ -19,6 +19,9 @@ __all__ = ["StoreSpec"]
 
 TOO_LARGE = {errno.EFBIG, errno.ENOSPC}
 """Error numbers from opening a file that mean that its size is impossible."""
+
+SIMULATED_MAX = 64
+"""MiB of a store in memory that stands for a file."""
 
 
 @attrs.frozen
@@ -43,6 +46,13 @@ class StoreSpec:
         validator=must(lambda v: 512 <= v <= 65536 and not v & v - 1, "a power of two between 512 and 65536"),
     )
     """Logical block size in bytes."""
+
+    def in_memory(self) -> Self:
+        """Return the store in memory: empty, and of at most `SIMULATED_MAX` MiB if it stands for a file."""
+        if self.path is None:
+            return self
+        size = min(self.size or SIMULATED_MAX, SIMULATED_MAX)
+        return attrs.evolve(self, store="memory", path=None, shared=False, size=size)
 
     def problems(self) -> Iterator[FieldError]:
         """Yield the conflicts between fields."""

@@ -3,6 +3,7 @@
 from vnet.ends.blk.demo import DEMO
 from vnet.ends.blk.end import DiskEnd, StoreEnd, open_blk, open_blk_device, open_blk_driver
 from vnet.ends.blk.exercise import EXERCISE
+from vnet.ends.blk.load import LOADS
 from vnet.ends.blk.serve import SERVE
 from vnet.ends.blk.spec import BlkSpec, DiskSpec, DiskStoreSpec, nbd_uri
 from vnet.ends.kind import DeviceKind
@@ -17,4 +18,5 @@ BLK = DeviceKind(
     serve=SERVE,
     demo=DEMO,
     exercise=EXERCISE,
+    loads=LOADS,
 )

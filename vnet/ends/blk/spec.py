@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Self
 from urllib.parse import quote
 
 import attrs
@@ -60,6 +61,9 @@ class BlkSpec(DeviceSpec):
     @property
     def queue_count(self) -> tuple[str, int]:
         return "queues", self.queues
+
+    def in_memory(self) -> Self:
+        return attrs.evolve(self, driver=attrs.evolve(self.driver, nbd=None), device=self.device.in_memory())
 
     def memory(self) -> int:
         return host_memory(self.queue_size, self.queues, self.driver.buffers * MIB)

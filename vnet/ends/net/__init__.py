@@ -12,6 +12,7 @@ from vnet.ends.net.end import (
     own_net_config,
 )
 from vnet.ends.net.exercise import EXERCISE
+from vnet.ends.net.load import LOADS
 from vnet.ends.net.serve import SERVE
 from vnet.ends.net.settings import SETTINGS
 from vnet.ends.net.spec import NetSpec, PortKind, PortSpec, net_specs
@@ -29,4 +30,5 @@ NET = DeviceKind(
     serve=SERVE,
     demo=DEMO,
     exercise=EXERCISE,
+    loads=LOADS,
 )

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
-from typing import Literal
+from typing import Literal, Self
 
 import attrs
 
@@ -120,6 +120,10 @@ class PortSpec:
     )
     """Length of the interface's transmit queue in packets."""
 
+    def in_memory(self) -> PortSpec:
+        """Return the port without an interface."""
+        return self if self.kind == "memory" else PortSpec("memory")
+
     def problems(self, mtu: int) -> Iterator[FieldError]:
         """Yield the invalid fields of the port of a device with this MTU."""
         if self.kind == "memory":
@@ -213,6 +217,9 @@ class NetSpec(PeerSpec):
             name = port.netns_of(system, host)
             if name is not None:
                 yield Netns(host, name, port.netns is None)
+
+    def in_memory(self) -> Self:
+        return attrs.evolve(self, driver=self.driver.in_memory(), device=self.device.in_memory())
 
     def memory(self) -> int:
         # A back end in another process may not offer MRG_RXBUF.

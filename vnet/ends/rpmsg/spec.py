@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import attrs
 
@@ -73,6 +73,16 @@ class RpmsgEndSpec:
     channels: tuple[ChannelSpec, ...] = ()
     """Channels that this end creates."""
 
+    def in_memory(self) -> Self:
+        """Return the end whose channels have no terminals and sockets."""
+        return attrs.evolve(
+            self,
+            channels=tuple(
+                channel if channel.path is None else attrs.evolve(channel, surface="none", path=None)
+                for channel in self.channels
+            ),
+        )
+
 
 def _is_buffer(size: int) -> bool:
     return MIN_BUFFER <= size <= MAX_BUFFER
@@ -117,6 +127,9 @@ class RpmsgSpec(PeerSpec):
     def local(self) -> RpmsgConfig:
         """Buffer sizes of the local driver, with the defaults filled in (mediated mode)."""
         return RpmsgConfig(self.local_to_driver or self.to_device, self.local_to_device or self.to_driver)
+
+    def in_memory(self) -> Self:
+        return attrs.evolve(self, driver=self.driver.in_memory(), device=self.device.in_memory())
 
     def memory(self) -> int:
         return host_memory(self.queue_size, RpmsgConfig(self.to_driver, self.to_device))

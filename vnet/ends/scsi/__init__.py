@@ -4,6 +4,7 @@ from vnet.ends.kind import DeviceKind
 from vnet.ends.scsi.demo import DEMO
 from vnet.ends.scsi.end import InitiatorEnd, TargetsEnd, open_scsi, open_scsi_device, open_scsi_driver
 from vnet.ends.scsi.exercise import EXERCISE
+from vnet.ends.scsi.load import LOADS
 from vnet.ends.scsi.serve import SERVE
 from vnet.ends.scsi.spec import InitiatorSpec, LunSpec, ScsiSpec, TargetsSpec
 
@@ -17,4 +18,5 @@ SCSI = DeviceKind(
     serve=SERVE,
     demo=DEMO,
     exercise=EXERCISE,
+    loads=LOADS,
 )

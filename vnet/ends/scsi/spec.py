@@ -90,6 +90,9 @@ class ScsiSpec(DeviceSpec):
     def queue_count(self) -> tuple[str, int]:
         return "queues", REQUESTS + self.queues
 
+    def in_memory(self) -> Self:
+        return self.with_units(unit.in_memory() for unit in self.device.luns)
+
     def memory(self) -> int:
         return host_memory(self.queue_size, self.queues, self.driver.buffers * MIB)
 

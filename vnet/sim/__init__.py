@@ -1,0 +1,1 @@
+"""Deterministic simulation of whole systems, see the README of this folder."""
