@@ -48,7 +48,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "bench": ("vnet.cli.bench", "Measure this stack and alternatives to it; show medians."),
     "check": ("vnet.cli.check", "Check another program's device or driver."),
     "serve": ("vnet.cli.serve", "Serve a device or a PCI function, for example to QEMU."),
-    "sim": ("vnet.cli.sim", "Simulate a system with traffic and faults from one seed."),
+    "sim": ("vnet.cli.sim", "Simulate a system, with traffic and faults from one seed."),
     "learn": ("vnet.cli.learn", "Show how virtqueues work, step by step, on real rings."),
     "shell": ("vnet.cli.shell", "Open a Python prompt on a running system."),
     "doctor": ("vnet.cli.doctor", "Check the machine: Python, kernel, rights and programs."),

@@ -95,12 +95,14 @@ def command(
     log_file: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Simulate the system in a TOPOLOGY file, or a random one, with traffic that checks each byte.
+    """Simulate a system, with traffic and faults from one seed.
 
-    Time is simulated. Ports and stores are in memory, whatever the file says. Link faults, flaps, the order of tasks
-    and the traffic follow from one seed, which is printed first: the same seed, version and topology give the same
-    event log, byte for byte. Exit status 1 if data differ, if traffic stands still, if a check fails, or if the system
-    ends with an error; the command that repeats it is printed, and a shorter script of faults if there is one.
+    The system is that of a TOPOLOGY file, or a random one. Time is simulated. All ports and stores are in memory, and
+    the traffic checks each byte. Link faults, flaps, the order of tasks and the traffic follow from one seed, which is
+    printed first: the same seed, version and topology give the same event log, byte for byte.
+
+    Exit status 1 if data differ, if traffic stands still, if a check fails, or if the system ends with an error; the
+    command that repeats it is printed, and a shorter script of faults if there is one.
     """
     if (topology is None) is not use_random:
         raise click.UsageError("give either a TOPOLOGY file or --random")
