@@ -28,7 +28,9 @@ from vnet.version import __version__
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from mutations.count import count  # noqa: E402  below tests/, which is no package that is installed
+from fuzz import page as fuzz_page  # noqa: E402  below tests/, which is no package that is installed
+from litmus import page as litmus_page  # noqa: E402
+from mutations.count import count  # noqa: E402
 from mutations.table import read_table  # noqa: E402
 
 from support.requirements import ranges  # noqa: E402
@@ -126,6 +128,27 @@ def testing() -> str:
     return re.sub(r"(?<=<!-- Written by docs/generate.py. -->\n\n).*\n", f"{sentences}\n", text)
 
 
+def marked(name: str, parts: Mapping[str, str]) -> str:
+    """The page as it is, with new text between the marks of each part."""
+    text = (HERE / name).read_text(encoding="utf-8")
+    for part, inner in parts.items():
+        mark = f"<!-- Written by docs/generate.py: {part}. -->\n"
+        before, _, rest = text.partition(mark)
+        text = f"{before}{mark}\n{inner}\n<!-- End. -->{rest.partition('<!-- End. -->')[2]}"
+    return text
+
+
+def fuzzing() -> str:
+    """The page on fuzzing, with its targets and what was measured."""
+    figures = fuzz_page.figures(HERE / "results" / "fuzz.json")
+    return marked("fuzzing.md", {"targets": fuzz_page.targets(), "figures": figures})
+
+
+def memory_order() -> str:
+    """The page on memory order, with what was measured."""
+    return marked("memory-order.md", {"litmus": litmus_page.figures(HERE / "results" / "litmus.json")})
+
+
 def _commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
     context = click.Context(group, info_name=name)
     for word in group.list_commands(context):
@@ -170,6 +193,8 @@ FILES: Mapping[str, Callable[[], str]] = {
     "decisions.md": decisions,
     "conformance.md": conformance,
     "testing.md": testing,
+    "fuzzing.md": fuzzing,
+    "memory-order.md": memory_order,
     "graph.svg": lambda: picture("examples/topologies/ntb.toml"),
     "vnet.schema.json": lambda: json.dumps(json_schema(), indent=2) + "\n",
 }

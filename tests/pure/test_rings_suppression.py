@@ -323,6 +323,7 @@ MOMENTS = ["driver publishes", "driver asks to be called", "device publishes", "
 
 @pytest.mark.watches_words
 @pytest.mark.virtio("SPLIT-DRV-28")
+@pytest.mark.hostile("R25")
 @pytest.mark.parametrize("moment", MOMENTS)
 @EVENT_IDX
 def test_a_fence_stands_between_the_store_and_the_load(make_rig: MakeRig, moment: str, event_idx: bool) -> None:

@@ -24,8 +24,8 @@ class PackedRig(RingRig):
     AREAS = "desc", "driver", "device"
     PACKED = True
 
-    def __init__(self, num: int = 8, *, event_idx: bool = False, indirect: bool = True) -> None:
-        super().__init__(num, event_idx=event_idx, indirect=indirect)
+    def __init__(self, num: int = 8, *, event_idx: bool = False, indirect: bool = True, memory: int = 1 << 18) -> None:
+        super().__init__(num, event_idx=event_idx, indirect=indirect, memory=memory)
         self.raw = RawPackedRing(self.memory, num, self.addrs)
 
     def driver(self, *, memory: Memory | None = None, in_order: bool = False) -> PackedVirtqueue:

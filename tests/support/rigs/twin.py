@@ -195,7 +195,7 @@ def makers(form: str, native: bool) -> Makers:
 
 
 def twin(form: str, num: int, event_idx: bool, native: bool) -> Twin:
-    memory = Guarded()
+    memory = Guarded(1 << 15)
     addrs = memory.grant_ring(num, form == "packed")
     for at in (PAYLOAD, OTHER):
         memory.add(at, memoryview(bytearray(range(256)) * (BLOCK // 256)))

@@ -1,0 +1,29 @@
+"""Results of a long run with what is needed to repeat it: command, commit, machine and Python."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+__all__ = ["record"]
+
+ROOT = Path(__file__).parents[2]
+
+
+def record(module: str, arguments: Sequence[str], results: Sequence[object]) -> dict[str, object]:
+    """Return the results of ``python -m module arguments``, ready for JSON."""
+    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    return {
+        "command": shlex.join(["python", "-m", module, *arguments]),
+        "commit": done.stdout.strip(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": {"processors": os.cpu_count(), "architecture": platform.machine(), "kernel": platform.release()},
+        "python": platform.python_version(),
+        "results": list(results),
+    }
