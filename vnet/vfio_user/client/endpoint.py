@@ -144,5 +144,8 @@ class RemoteEndpoint:
             function.reset()
 
     def _place(self, addr: int, size: int) -> tuple[RegisterBlock, int] | None:
-        places = (function.place(addr, size) for function in self._functions.values())
-        return next((place for place in places if place is not None), None)
+        for function in self._functions.values():
+            place = function.place(addr, size)
+            if place is not None:
+                return place
+        return None

@@ -95,6 +95,8 @@ class RemoteFunction:
         self._vectors: dict[int, Handle] = {}
         self._line: Handle | None = None
         self._registers = bytearray()
+        self._decoder: list[tuple[int, int, RegisterBlock]] = []
+        """Start and end on the link of each BAR, and its registers; empty while memory decoding is off."""
         self._forget()
         channel.serve = self._serve_dma
 
@@ -125,11 +127,8 @@ class RemoteFunction:
 
     def place(self, addr: int, size: int) -> tuple[RegisterBlock, int] | None:
         """Return the registers at an address of the link, and the offset in them; None if the function has none."""
-        if not self._command & PciCommand.MEMORY:
-            return None
-        for bar, block in self._blocks.items():
-            start = int.from_bytes(self._registers[4 * bar : 4 * bar + 8], "little") & BAR_ADDRESS
-            if start <= addr and addr + size <= start + self.layout.bars[bar]:
+        for start, end, block in self._decoder:
+            if start <= addr and addr + size <= end:
                 return block, addr - start
         return None
 
@@ -186,12 +185,21 @@ class RemoteFunction:
         self._registers[:] = bytes(BAR_BYTES)
         self._command_bytes = bytearray(2)
         self._control = bytearray(2)
+        self._decoder = []
         self._table.reset()
         self._close_vectors()
 
+    def _decode(self) -> None:
+        self._decoder = []
+        for bar, block in self._blocks.items() if self._command & PciCommand.MEMORY else ():
+            start = int.from_bytes(self._registers[4 * bar : 4 * bar + 8], "little") & BAR_ADDRESS
+            self._decoder.append((start, start + self.layout.bars[bar], block))
+
     def _note(self, offset: int, data: bytes) -> None:
-        _overlay(self._registers, BARS, offset, data)
+        moved = _overlay(self._registers, BARS, offset, data)
         changed = _overlay(self._command_bytes, COMMAND, offset, data)
+        if moved or changed:
+            self._decode()
         if (msix := self.layout.msix) is not None:
             changed |= _overlay(self._control, msix.capability + MSIX_CONTROL, offset, data)
         express, reset = self.layout.express, bytearray(2)
