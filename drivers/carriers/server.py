@@ -20,6 +20,10 @@ class SessionServer(ABC):
         self.statistics = SessionStatistics()
         self._scope: trio.CancelScope | None = None
         """Scope of the connection; None without one."""
+        self._socket: FdSocket | None = None
+        """Socket of the connection."""
+        self._free = trio.Event()
+        """Set at the end of the connection."""
 
     @property
     @abstractmethod
@@ -47,6 +51,11 @@ class SessionServer(ABC):
         if self._scope is not None:
             self._scope.cancel()
 
+    async def wait_free(self) -> None:
+        """Wait until a peer that has hung up is let go: the next one may come before its end is read."""
+        while self._socket is not None and self._socket.hung_up():
+            await self._free.wait()
+
     async def serve_connection(self, socket: FdSocket) -> None:
         """Serve a peer until it disconnects; refuse it if another is connected, or if there is nothing to serve.
 
@@ -56,7 +65,7 @@ class SessionServer(ABC):
             self.statistics.refused += 1
             socket.close()
             return
-        self._scope = trio.CancelScope()
+        self._scope, self._socket, self._free = trio.CancelScope(), socket, trio.Event()
         self.statistics.sessions += 1
         error: ProtocolError | TransportLost | None = None
         try:
@@ -70,8 +79,9 @@ class SessionServer(ABC):
                     nursery.cancel_scope.cancel()
         finally:
             await self.leave()
-            self._scope = None
+            self._scope = self._socket = None
             socket.close()
+            self._free.set()
         if error is not None:
             self.statistics.broken += isinstance(error, ProtocolError)
             raise error

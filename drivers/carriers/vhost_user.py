@@ -139,6 +139,10 @@ class SocketBack(VhostBack):
     """The device's half over a unix socket."""
 
     @abstractmethod
+    async def wait_free(self) -> None:
+        """Wait until a front end that has hung up is let go."""
+
+    @abstractmethod
     async def serve_connection(self, socket: FdSocket) -> None:
         """Serve one front end until it disconnects, and close the socket. Raises DriverError."""
 

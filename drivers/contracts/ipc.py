@@ -55,6 +55,9 @@ class FdSocket(Protocol):
     async def send(self, data: bytes, handles: Sequence[Handle] = ()) -> None:
         """Send all of ``data``, with duplicates of ``handles``, which the caller still owns. Raises TransportLost."""
 
+    def hung_up(self) -> bool:
+        """Return whether the peer has closed its end, though what it sent before may still wait here."""
+
     def close(self) -> None:
         """Close the socket; harmless if it is closed already."""
 

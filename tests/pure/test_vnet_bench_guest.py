@@ -108,6 +108,15 @@ def test_a_guest_that_does_not_answer_in_time_is_an_error_with_what_it_wrote(sta
         guest.result(timeout=0.1)
 
 
+def test_a_command_to_a_monitor_that_is_gone_says_why(start: Start) -> None:
+    guest = start()
+    guest.send("poweroff")
+    guest.process.wait()
+    for _ in range(2):  # the end of the stream, then a broken pipe
+        with pytest.raises(GuestError, match=r"device_del: .*\n.*\nQEMU: powered off"):
+            guest.monitor("device_del")
+
+
 def test_a_command_of_the_monitor_has_its_result_after_any_events(start: Start) -> None:
     guest = start()
     guest.send("monitor")

@@ -195,6 +195,9 @@ class FailingSocket:
         await trio.lowlevel.checkpoint()
         raise self.error
 
+    def hung_up(self) -> bool:
+        return False
+
     def close(self) -> None:
         pass
 

@@ -146,6 +146,18 @@ async def test_contexts_are_left_after_a_cancelled_body(autojump_clock: trio.tes
     assert log == ["+a", "body", "-a"]
 
 
+async def test_a_shelter_that_is_opened_after_its_cancellation_is_closed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    log: list[str] = []
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async with open_shelter() as shelter:
+            await shelter.enter(opened("a", log))
+    assert scope.cancelled_caught
+    assert log == []
+
+
 async def test_a_cancelled_opening_leaves_what_was_entered(autojump_clock: trio.testing.MockClock) -> None:
     log: list[str] = []
     with trio.move_on_after(2) as scope:

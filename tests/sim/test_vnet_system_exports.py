@@ -120,6 +120,29 @@ async def test_damage_by_one_front_end_leaves_the_other_devices_alone(tmp_path: 
     assert (fds(), maps()) <= before
 
 
+async def test_a_system_that_is_cancelled_before_it_is_open_ends(tmp_path: Path) -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async with open_exports({"disk": disk(tmp_path / "disk")}):
+            raise AssertionError("it is open")
+    assert scope.cancelled_caught
+    assert not (tmp_path / "disk").exists()
+
+
+async def test_a_front_end_that_comes_while_the_end_of_the_former_one_is_still_unread_is_served(tmp_path: Path) -> None:
+    path, output = tmp_path / "disk", list[str]()
+    async with open_exports({"disk": disk(path)}, report=output.append) as served:
+        for turn in range(20):  # the server may learn of the two in either order
+            front = FrontEnd(await connect(path), FEATURES)
+            await front.bring_up()
+            await works(front, b"%d" % (turn % 10))
+            front.close()
+        await until(lambda: not served["disk"].server.connected)
+        assert served["disk"].server.statistics.sessions == 20
+        assert served["disk"].server.statistics.refused == 0
+    assert not any("refused" in line for line in output)
+
+
 async def test_a_front_end_that_listens_is_connected_to_and_again_after_it_was_away(tmp_path: Path) -> None:
     path, output = tmp_path / "front", list[str]()
     async with open_exports({"disk": disk(path, connect=True)}, report=output.append) as served:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from vnet.bench.guest_kernel import GuestKernel
@@ -158,16 +159,20 @@ class Guest:
 
     def monitor(self, command: str, **arguments: object) -> object:
         """Run a QMP command and return its result. Raises GuestError."""
-        if command == "qmp_capabilities":
-            self._monitor.readline()
-        self._monitor.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
-        self._monitor.flush()
-        while True:
-            answer = json.loads(self._monitor.readline())
-            if "event" not in answer:
-                if "return" not in answer:
-                    raise GuestError(f"{command}: {answer}")
-                return answer["return"]
+        try:
+            if command == "qmp_capabilities":
+                self._monitor.readline()
+            self._monitor.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+            self._monitor.flush()
+            while "event" in (answer := json.loads(self._monitor.readline() or "{}")):
+                pass
+        except OSError as exc:
+            answer = exc.strerror
+        if not answer:
+            raise GuestError(f"{command}: QEMU is gone\n{self.complaints()}")
+        if "return" not in answer:
+            raise GuestError(f"{command}: {answer}\n{self.complaints()}")
+        return answer["return"]
 
     def close(self) -> None:
         """End QEMU, and with it any thread that waits for the guest."""
@@ -180,4 +185,5 @@ class Guest:
         self.process.wait(10)
         for held in ("_shell", "_monitor", "_monitor_socket"):
             if hasattr(self, held):
-                getattr(self, held).close()
+                with suppress(BrokenPipeError):  # a command that it did not read
+                    getattr(self, held).close()

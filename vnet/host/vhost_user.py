@@ -99,5 +99,6 @@ class Junction:
             self._sockets.close()
 
     async def _converse(self, socket: FdSocket) -> None:
+        await self._back.wait_free()
         with suppress(DriverError):  # the front end reports the end of its connection
             await self._back.serve_connection(socket)

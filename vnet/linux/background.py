@@ -10,7 +10,8 @@ from typing import Any, Generic, TypeVar
 import attrs
 import trio
 
-__all__ = ["Held", "Shelter", "Task", "gather", "open_background", "open_shelter", "start", "start_soon"]
+__all__ = ["Held", "Shelter", "Task", "gather", "open_background", "open_shelter", "start"]
+__all__ += ["start_shielded", "start_soon"]
 
 T = TypeVar("T")
 
@@ -147,7 +148,7 @@ async def open_shelter() -> AsyncIterator[Shelter]:
                 await leave.wait()
 
     async with open_background() as nursery:
-        shelter = Shelter(await nursery.start(run))
+        shelter = Shelter(await start_shielded(nursery, run))
         try:
             yield shelter
         finally:
@@ -194,3 +195,12 @@ async def start(nursery: trio.Nursery, function: Callable[..., Awaitable[object]
     task = Task()
     await nursery.start(task.run_started, function)
     return task
+
+
+async def start_shielded(nursery: trio.Nursery, function: Callable[..., Awaitable[object]], *args: object) -> Any:
+    """Start a task that shields itself from cancellation, and return what it reports at its start, uncancelled.
+
+    Trio leaves a task that reports to a cancelled caller with this caller, who would then wait for the task's end.
+    """
+    with trio.CancelScope(shield=True):
+        return await nursery.start(function, *args)

@@ -102,6 +102,9 @@ class UnixSocket:
         except (OSError, trio.ClosedResourceError) as exc:
             raise TransportLost(_why(exc)) from None
 
+    def hung_up(self) -> bool:
+        return self._socket.fileno() == -1 or self.instant.wait(select.POLLRDHUP, 0)
+
     def close(self) -> None:
         self._socket.close()
 

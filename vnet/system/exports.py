@@ -17,7 +17,7 @@ from vnet.ends import DEVICE_TYPES
 from vnet.ends.base import End, OpenContext
 from vnet.ends.foreign import ForeignEnd
 from vnet.host.host import Host
-from vnet.linux.background import open_background
+from vnet.linux.background import open_background, start_shielded
 from vnet.linux.collector import ignore_existing
 from vnet.linux.poller import Poller
 from vnet.linux.unix_socket import connect_trusted
@@ -114,7 +114,7 @@ async def open_export_system(
         nursery.start_soon(losses.run)
         # Devices and the poller outlive the last session, also on cancellation.
         scope = trio.CancelScope(shield=True)
-        await nursery.start(_run, scope, world.poller, host)
+        await start_shielded(nursery, _run, scope, world.poller, host)
         stack.callback(scope.cancel)
         for one in served.values():
             host.vhost.register_device(one.back.device)

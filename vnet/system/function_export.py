@@ -51,6 +51,10 @@ class FunctionExport:
     def connected(self) -> bool:
         return self._server.connected
 
+    async def wait_free(self) -> None:
+        """Wait until a client that has hung up is let go."""
+        await self._server.wait_free()
+
     async def serve_connection(self, socket: FdSocket) -> None:
         """Serve a client. Raises ProtocolError, TransportLost."""
         await self._server.serve_connection(socket)

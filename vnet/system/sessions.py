@@ -60,6 +60,9 @@ class Server(Protocol):
     @property
     def connected(self) -> bool: ...
 
+    async def wait_free(self) -> None:
+        """Wait until a peer that has hung up is let go."""
+
     async def serve_connection(self, socket: FdSocket) -> None:
         """Serve a peer until it disconnects; refuse it at once if another is connected. Raises DriverError."""
 
@@ -78,6 +81,7 @@ class Sessions:
 
     async def converse(self, connected: socket.socket) -> None:
         """Serve one front end until it disconnects or fails."""
+        await self.server.wait_free()
         first = not self.server.connected
         before = self.carried()
         if first and not self.lines.failed:
