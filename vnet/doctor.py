@@ -17,6 +17,8 @@ import attrs
 
 from rings.native import NATIVE, WHY_NOT
 from vnet.errors import SUDO
+from vnet.linux.privileges.confinement import why_impossible, why_incomplete
+from vnet.linux.privileges.landlock import landlock_version
 from vnet.linux.privileges.rights import CONTAINER, NAMES, NET_ADMIN, SYS_ADMIN, has_capability
 from vnet.linux.privileges.rootless import TUN_DEVICE, why_not
 from vnet.traffic.tools import PACKAGES, install_command
@@ -203,6 +205,7 @@ def _rights() -> Iterator[Finding]:
         yield Finding(name, Grade.OK, "this user can make them", used)
     else:
         yield Finding(name, Grade.MISSING, refused.missing, used, refused.command, "the same as root")
+    yield _sandbox()
     for number in (NET_ADMIN, SYS_ADMIN):
         if has_capability(number):
             yield Finding(NAMES[number], Grade.OK, "this process has it", needed)
@@ -210,6 +213,15 @@ def _rights() -> Iterator[Finding]:
             mend = f"{SUDO} ..." if os.geteuid() else CONTAINER
             rest = without if refused else f"vnet up --rootless; {without}"
             yield Finding(NAMES[number], Grade.MISSING, "this process lacks it", needed, mend, rest)
+
+
+def _sandbox() -> Finding:
+    name, needed = "sandbox", "vnet up and serve --sandbox=strict"
+    lacking = "; ".join(filter(None, (why_impossible(), why_incomplete())))
+    if not lacking:
+        return Finding(name, Grade.OK, f"seccomp, Landlock {landlock_version()}", needed)
+    mend = install_command(["libseccomp2"]) if "libseccomp2" in lacking else "a kernel of version 5.13 or newer"
+    return Finding(name, Grade.LIMITED, lacking, needed, mend, "--sandbox=on takes what it can")
 
 
 def _tool(tool: Tool) -> Finding:

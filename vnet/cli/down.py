@@ -18,6 +18,8 @@ __all__ = ["command"]
 
 PATIENCE = 10.0
 """Seconds that a system may take to end."""
+KEEPER_PATIENCE = 3.0
+"""Seconds that the keeper of a system may take to clean up after it."""
 POLL_INTERVAL = 0.02
 """Seconds between two checks whether it has ended."""
 
@@ -40,6 +42,7 @@ def command(name: str) -> None:
             click.echo(f"{name} was killed; removed {', '.join(netns) or 'its files'}")
     else:
         _end(name)
+        _wait_clean(name)
         click.echo(f"{name} is down")
     for path in list(fuse_mounts(name)):
         try:
@@ -69,6 +72,13 @@ def _end(name: str) -> None:
     path = state_path(name)
     why = f"{name} does not end, and {path} does not name the process that holds its lock"
     raise ControlError(f"{why}; try: fuser {path}")
+
+
+def _wait_clean(name: str) -> None:
+    """Wait for the keeper of a sandboxed system, which removes what the system could not."""
+    deadline = time.monotonic() + KEEPER_PATIENCE
+    while state_path(name).exists() and running(name) is None and time.monotonic() < deadline:
+        time.sleep(POLL_INTERVAL)
 
 
 def _request_end(state: State) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import trio
 
 from vnet.cli.common import check_name, errors_in_one_line
 from vnet.cli.logs import log_options
+from vnet.cli.sandbox import Confining, confining, sandbox_option
 from vnet.cli.signals import run_until_ended
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.serve import VALUE, ServeOption
@@ -28,6 +29,7 @@ from vnet.system.function_export import function_transports
 from vnet.system.function_system import function_topology, open_function
 from vnet.system.log import log_line
 from vnet.system.qemu import VFIO_USER, Version, arguments, describe, function_arguments, qemu_version
+from vnet.system.sandbox import Sandbox
 from vnet.system.state import socket_path
 from vnet.system.world import World
 from vnet.topology import Topology, parse_device
@@ -88,6 +90,8 @@ UNSEALED = (
 )
 
 
+SANDBOX = Sandbox.OFF
+"""Default mode of the sandbox."""
 FUNCTION_TITLE = f"For QEMU: (from {'.'.join(map(str, VFIO_USER))} on)"
 NAME = click.Option(
     ["--name", "system"],
@@ -140,6 +144,7 @@ class ServeGroup(click.Group):
             ),
             ALLOW_UNSEALED,
             NAME,
+            sandbox_option(SANDBOX),
         ]
         serve_it = log_options(errors_in_one_line(partial(_serve, name, options, serve.one_of)))
         text = f"Serve a {name} device"
@@ -159,6 +164,7 @@ def _function(name: str) -> click.Command:
         ),
         ALLOW_UNSEALED,
         NAME,
+        sandbox_option(SANDBOX),
     ]
     serve_it = log_options(errors_in_one_line(partial(_serve_function, name, kind)))
     return click.command(name, params=params, help=f"{kind.help} Until Ctrl-C.", short_help=kind.help)(serve_it)
@@ -180,6 +186,7 @@ def _serve(
     allow_unsealed: bool,
     transport: str | None,
     system: str | None,
+    sandbox: Sandbox,
     **given: Any,
 ) -> None:
     socket = path or function_path
@@ -205,31 +212,35 @@ def _serve(
         _check_path("--vhost-user" if path is not None else "--vfio-user", socket)
         export = DeviceExport(parse_device(device, ""), socket, connect, peer_uid, function_path is not None)
     version = None if export.vfio_user else qemu_version()  # vfio-user: one set of arguments
-    run_until_ended(partial(_run, f"{kind}0", export, system, allow_unsealed, version, place))
+    exports = {f"{kind}0": export}
+    topology = export_topology(exports)
+    with confining(sandbox, system or export.name, namespaces=any(topology.namespaces(HOST))) as confined:
+        run_until_ended(partial(_run, exports, system, allow_unsealed, version, place, confined))
 
 
 async def _run(
-    device: str,
-    export: DeviceExport,
+    exports: Mapping[str, DeviceExport],
     system: str | None,
     allow_unsealed: bool,
     version: Version | None,
     place: Callable[[], AbstractContextManager[None]],
+    confined: Confining,
     serving: trio.Event,
 ) -> int:
-    exports = {device: export}
+    [(device, export)] = exports.items()
     with place(), _claimed(system, export.name, export_topology(exports)) as name:
         async with open_export_system(exports, name or HOST, allow_unsealed=allow_unsealed) as served:
-            await _control(served.world, name, hint(device, export, version, name), serving)
+            await _control(served.world, name, hint(device, export, version, name), confined, serving)
     return 0
 
 
-async def _control(world: World, name: str | None, text: str, serving: trio.Event) -> None:
+async def _control(world: World, name: str | None, text: str, confined: Confining, serving: trio.Event) -> None:
     """Print ``text``, and take commands at the control socket of the system, if it has a name, until one ends it."""
     control = ControlServer(world)
     async with trio.open_nursery() as nursery:
         if name is not None:
             await nursery.start(control.serve, socket_path(name))
+        await confined.enter(world, name)
         click.echo(text)
         serving.set()
         await control.quit.wait()
@@ -243,7 +254,7 @@ def _check_path(flag: str, path: Path) -> None:
 
 
 def _serve_function(
-    name: str, kind: FunctionKind, paths: Sequence[Path], allow_unsealed: bool, system: str | None
+    name: str, kind: FunctionKind, paths: Sequence[Path], allow_unsealed: bool, system: str | None, sandbox: Sandbox
 ) -> None:
     if len(paths) != kind.links:
         count = "once" if kind.links == 1 else f"{kind.links} times"
@@ -252,7 +263,8 @@ def _serve_function(
     with place():
         for path in paths:
             _check_path("--vfio-user", path)
-    run_until_ended(partial(_run_function, name, kind, paths, system, allow_unsealed, place))
+    with confining(sandbox, system or system_name(name, paths[0]), namespaces=False) as confined:
+        run_until_ended(partial(_run_function, name, kind, paths, system, allow_unsealed, place, confined))
 
 
 async def _run_function(
@@ -262,6 +274,7 @@ async def _run_function(
     system: str | None,
     allow_unsealed: bool,
     place: Callable[[], AbstractContextManager[None]],
+    confined: Confining,
     serving: trio.Event,
 ) -> int:
     function, default = f"{kind_name}0", system_name(kind_name, paths[0])
@@ -270,7 +283,7 @@ async def _run_function(
             lines = [f"{function} listens at {' and '.join(map(str, paths))}; Ctrl-C ends it.", *_looks(name)]
             for path in paths:
                 lines += [FUNCTION_TITLE, *(f"  {line}" for line in function_arguments(path))]
-            await _control(served.world, name, "\n".join(lines), serving)
+            await _control(served.world, name, "\n".join(lines), confined, serving)
     return 0
 
 

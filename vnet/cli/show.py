@@ -25,6 +25,7 @@ from vnet.cli.tree import (
     link_tree,
     queue_tree,
     rule_lines,
+    sandbox_lines,
     tree,
     verdict_lines,
 )
@@ -116,6 +117,7 @@ def _draw(file: Path, title: str, report: RingReport) -> None:
 def summary(system: SystemView) -> Iterator[str]:
     """Yield the system in a few lines per host, link and device."""
     yield system.name
+    yield from indent(1, sandbox_lines(system.sandbox))
     for name, host in system.hosts.items():
         yield f"  {host_title(name, host)}"
     for name, link in system.links.items():

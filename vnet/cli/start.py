@@ -51,6 +51,7 @@ def _run(module: str, command: str) -> int:
     from vnet.cli.common import one_line
 
     logging.basicConfig(format="vnet: %(message)s")
+    logging.logProcesses = False  # no line has the process's number, and a sandbox has no call for it
     stdout = sys.stdout
     try:
         return getattr(importlib.import_module(module), command)(standalone_mode=False) or 0

@@ -23,6 +23,7 @@ from vnet.views.system import (
     HostView,
     QueueView,
     ResetView,
+    SandboxView,
     SystemView,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "link_tree",
     "queue_tree",
     "rule_lines",
+    "sandbox_lines",
     "tree",
     "verdict_lines",
 ]
@@ -51,9 +53,19 @@ SHOWN_APART = ("name", "live", "ring", "drops", "batches", "waited")
 """Figures of a queue with lines of their own, its ring's included."""
 
 
+def sandbox_lines(sandbox: SandboxView) -> Iterator[str]:
+    """Yield what the process of a system may still do; nothing without a sandbox."""
+    if sandbox.mode != "off":
+        rights = f"{sandbox.capabilities} capabilities" if sandbox.capabilities else "no capability"
+        calls = f"{sandbox.calls} system calls" if sandbox.calls else "all system calls (vnet doctor says why)"
+        files = "only its own files" if sandbox.landlock else "all files (vnet doctor says why)"
+        yield f"sandbox {sandbox.mode}: {rights}, {calls}, {files}"
+
+
 def tree(system: SystemView) -> Iterator[str]:
     """Yield all of the system, indented below their parents."""
     yield system.name
+    yield from indent(1, sandbox_lines(system.sandbox))
     for name, host in system.hosts.items():
         yield from indent(1, _host(name, host))
     for name, link in system.links.items():

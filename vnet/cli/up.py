@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.logs import log_options
 from vnet.cli.rootless import enter_rootless, rootless_option
+from vnet.cli.sandbox import Confining, confining, sandbox_option
 from vnet.cli.signals import run_until_ended
 from vnet.cli.topology_file import BUILT_IN, FILE, open_topology
 from vnet.cli.view import view_command
@@ -24,6 +25,7 @@ from vnet.linux.netns import NETNS_DIR
 from vnet.linux.privileges import rootless
 from vnet.qmp.server import ControlServer
 from vnet.system.claim import claim
+from vnet.system.sandbox import Sandbox
 from vnet.system.state import socket_path
 from vnet.system.world import World, open_world
 from vnet.topology import DEFAULT, Topology, parse, part_of
@@ -34,7 +36,7 @@ GRACE = 3.0
 """Seconds between SIGTERM and SIGKILL for the command of --exec."""
 
 
-@click.command("up")
+@click.command("up", params=[sandbox_option(Sandbox.OFF)])
 @click.argument("topology", required=False, type=FILE)
 @click.option(
     "--only", metavar="HOST", help="Run this host alone; its links lead to other processes, which run the other hosts."
@@ -46,7 +48,13 @@ GRACE = 3.0
 @errors_in_one_line
 @click.pass_context
 def command(
-    context: click.Context, topology: Path | None, only: str | None, name: str, run: str | None, in_namespace: bool
+    context: click.Context,
+    topology: Path | None,
+    only: str | None,
+    name: str,
+    run: str | None,
+    in_namespace: bool,
+    sandbox: Sandbox,
 ) -> None:
     """Build the system in a TOPOLOGY file and keep it running.
 
@@ -67,17 +75,21 @@ def command(
             name = only
     if in_namespace:
         enter_rootless()
-    context.exit(run_until_ended(partial(_up, parsed, file, name, run)))
+    with confining(sandbox, name, namespaces=any(parsed.namespaces(name))) as confined:
+        status = run_until_ended(partial(_up, parsed, file, name, run, confined))
+    context.exit(status)
 
 
-async def _up(topology: Topology, file: str, name: str, run: str | None, serving: trio.Event) -> int:
+async def _up(
+    topology: Topology, file: str, name: str, run: str | None, confined: Confining, serving: trio.Event
+) -> int:
     """Run ``topology``, read from ``file``; return the exit status."""
     with settings_of(file), claim(name, topology) as claimed:
         async with open_world(topology, name, record=claimed.record) as world:
-            return await _serve(world, run, serving)
+            return await _serve(world, run, confined, serving)
 
 
-async def _serve(world: World, run: str | None, serving: trio.Event) -> int:
+async def _serve(world: World, run: str | None, confined: Confining, serving: trio.Event) -> int:
     """Keep the control socket open until a client sends quit or CMD ends; return the exit status.
 
     Without a CMD, sets ``serving`` once all devices are up.
@@ -88,19 +100,23 @@ async def _serve(world: World, run: str | None, serving: trio.Event) -> int:
         await nursery.start(control.serve, socket_path(world.name))
         await world.wait_up()
         if run is None:
+            await confined.enter(world, world.name)
             click.echo("\n".join(_hints(world)))
             serving.set()
             await control.quit.wait()
         else:
             nursery.start_soon(control.cancel_at_quit, nursery.cancel_scope)
             status = 128 + signal.SIGTERM
-            status = await _run(world, run)
+            status = await _run(world, run, confined)
         nursery.cancel_scope.cancel()
     return status
 
 
-async def _run(world: World, run: str) -> int:
-    """Run a shell command in the namespace of the first driver's host that has one; return its exit status."""
+async def _run(world: World, run: str, confined: Confining) -> int:
+    """Run a shell command in the namespace of the first driver's host that has one; return its exit status.
+
+    The command keeps the rights that this process gives up.
+    """
     hosts = (world.topology.ends(spec)[0] for spec in world.topology.devices.values())
     netns = next(filter(None, (world.topology.host_netns(world.name, host) for host in hosts)), None)
     # Without a terminal, CMD gets its own process group, so that all of it can be killed. With one, CMD stays in ours,
@@ -117,8 +133,12 @@ async def _run(world: World, run: str) -> int:
 
     shell = ["sh", "-c", run]
     argv = shell if netns is None else view_command(NETNS_DIR / netns, shell)
-    done = await trio.run_process(argv, stdin=None, check=False, process_group=group, deliver_cancel=end)
-    return done.returncode if done.returncode >= 0 else 128 - done.returncode
+    start = partial(trio.run_process, argv, stdin=None, check=False, process_group=group, deliver_cancel=end)
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(start)
+        await confined.enter(world, world.name, runs_command=True)
+    status: int = process.returncode
+    return status if status >= 0 else 128 - status
 
 
 def _hints(world: World) -> Iterator[str]:

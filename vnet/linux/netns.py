@@ -30,6 +30,7 @@ import attrs
 import trio
 
 from vnet.errors import PrivilegeError, SettingRefused
+from vnet.linux.privileges.confinement import is_confined
 from vnet.linux.privileges.rights import NET_ADMIN, SYS_ADMIN, has_capability, refusal
 from vnet.linux.syscalls import CLONE_NEWNET, MS_BIND, MS_REC, MS_SHARED, mount, setns, umount, unshare
 
@@ -49,8 +50,10 @@ __all__ = [
     "has_netns",
     "in_netns",
     "interface_statistics",
+    "made_namespaces",
     "netns_command",
     "open_netns",
+    "remove_made",
     "remove_netns",
     "run_in_namespace",
     "run_in_netns",
@@ -67,6 +70,7 @@ IPV4_CONF = Path("/proc/sys/net/ipv4/conf")
 IPV6_CONF = Path("/proc/sys/net/ipv6/conf")
 IF_INET6 = Path("/proc/thread-self/net/if_inet6")
 LOG = logging.getLogger(__name__)
+_MADE: dict[str, tuple[int, int]] = {}
 _DIRECTORY = threading.Lock()
 """Held while the directory of names is made a mount, so that threads do not stack two mounts."""
 IPV6_MIN_MTU = 1280
@@ -196,16 +200,31 @@ def remove_netns(netns: str) -> None:
 async def open_netns(netns: str) -> AsyncIterator[bool]:
     """Make the namespace for the time of the context, unless it exists; yield whether we made it.
 
-    Only a namespace that we made is removed, not another one that got its name meanwhile.
+    Only a namespace that we made is removed, not another one that got its name meanwhile. A process that has given up
+    its rights leaves it to its keeper.
     """
     made = await trio.to_thread.run_sync(create_netns, netns)
     ours = identity(netns)
+    if made and ours is not None:
+        _MADE[netns] = ours
     try:
         yield made
     finally:
-        if made and identity(netns) == ours:
+        if made and ours is not None and not is_confined():
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(remove_netns, netns)
+                await trio.to_thread.run_sync(remove_made, netns, ours)
+            del _MADE[netns]
+
+
+def made_namespaces() -> dict[str, tuple[int, int]]:
+    """Return the namespaces of `open_netns` that this process has made and not removed, with their identities."""
+    return dict(_MADE)
+
+
+def remove_made(netns: str, ours: tuple[int, int]) -> None:
+    """Remove a namespace unless another one has got its name meanwhile. Raises OSError."""
+    if identity(netns) == ours:
+        remove_netns(netns)
 
 
 def netns_command(netns: str | None, argv: Sequence[str]) -> list[str]:

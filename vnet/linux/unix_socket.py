@@ -35,15 +35,23 @@ def listen(path: Path, kind: socket.SocketKind, backlog: int) -> Iterator[socket
     with socket.socket(socket.AF_UNIX, kind) as listening:
         listening.setblocking(False)
         remove_stale(path)
+        os.fchmod(listening.fileno(), 0o600)  # the mode that bind gives to the file: no other user can ever connect
         listening.bind(os.fspath(path))
-        status = path.stat()
+        status = path.lstat()
         try:
-            path.chmod(0o600)  # before `listen`: no other user can ever connect
             listening.listen(backlog)
             yield listening
         finally:
-            if path.exists() and os.path.samestat(path.stat(), status):
-                path.unlink()
+            _remove_own(path, status)
+
+
+def _remove_own(path: Path, status: os.stat_result) -> None:
+    """Remove our socket, unless another file has got its name."""
+    try:
+        if os.path.samestat(path.lstat(), status):
+            path.unlink()
+    except FileNotFoundError:
+        pass
 
 
 async def accept(listening: socket.socket, short: Callable[[str], None] | None = None) -> socket.socket:

@@ -8,6 +8,7 @@ from typing import Any
 
 from drivers.errors import DriverError
 from vnet.errors import ConfigError, ControlError, PrivilegeError, settings_of
+from vnet.linux.privileges.confinement import name_sandbox
 from vnet.qmp.change_records import (
     ChangeStep,
     DeviceAddition,
@@ -44,9 +45,9 @@ def _refusals(file: str) -> Iterator[None]:
     except ConfigError as exc:
         more = len(exc.all) - PROBLEMS
         problems = [*map(str, exc.all[:PROBLEMS]), *([f"{more} more problems"] if more > 0 else [])]
-        raise QmpError("; ".join(problems)) from None
+        raise QmpError(name_sandbox("; ".join(problems))) from None
     except (ControlError, DriverError, PrivilegeError) as exc:
-        raise QmpError(str(exc)) from None
+        raise QmpError(name_sandbox(str(exc))) from None
 
 
 def _steps(action: str, parts: Topology) -> tuple[ChangeStep, ...]:

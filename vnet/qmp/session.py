@@ -10,6 +10,7 @@ import trio
 
 from drivers.contracts.events import ControlCommanded, Source
 from vnet.configfs.service import Configfs
+from vnet.linux.privileges.confinement import name_sandbox
 from vnet.qmp import codec
 from vnet.qmp.codec import NEGOTIATE, Framer, QmpError, TooLong
 from vnet.qmp.commands import Context, Takeover, execute, tree_of, version
@@ -151,7 +152,7 @@ class Session:
             refusal = exc
         except OSError as exc:  # the kernel refused the command: the server goes on
             why = exc.strerror or str(exc)
-            refusal = QmpError(f"{exc.filename}: {why}" if exc.filename else why)
+            refusal = QmpError(name_sandbox(f"{exc.filename}: {why}" if exc.filename else why))
         else:
             self._negotiated = True
             self._report(command)

@@ -17,6 +17,7 @@ import attrs
 from vnet.errors import ControlError
 from vnet.linux.netns import NETNS_DIR, remove_netns
 from vnet.linux.privileges import rootless
+from vnet.linux.privileges.confinement import is_confined
 from vnet.linux.unix_socket import remove_stale
 from vnet.names import NAME_MAX
 from vnet.ports.rpmsg.pty import remove_stale_terminal
@@ -41,6 +42,7 @@ class Claim:
     def __init__(self, name: str, fd: int) -> None:
         self.state = State(name, os.getpid(), {}, started=uptime(), rootless=rootless.is_entered())
         self._fd = fd
+        self._folder = Path.cwd()
 
     @property
     def name(self) -> str:
@@ -53,7 +55,7 @@ class Claim:
         hosts = dict.fromkeys(topology.hosts) | {
             netns.host: topology.host_netns(name, netns.host) for netns in topology.namespaces(name)
         }
-        paths = tuple(str(path.absolute()) for path in topology.paths())
+        paths = tuple(str(self._folder / path) for path in topology.paths())
         state = attrs.evolve(self.state, hosts=hosts, netns=made, paths=paths)
         # One write, which no kill cuts in half, over all of the former text: blanks behind the new one are no text.
         text = json.dumps(attrs.asdict(state)).encode() + b"\n"
@@ -80,8 +82,9 @@ def claim(name: str, topology: Topology) -> Iterator[Claim]:
             claimed.record(topology)
             yield claimed
         finally:
-            _remove(claimed.state)
-            state_path(name).unlink(missing_ok=True)
+            if not (is_confined() and claimed.state.netns):  # else the keeper of this process removes all
+                _remove(claimed.state)
+                state_path(name).unlink(missing_ok=True)
 
 
 @contextmanager

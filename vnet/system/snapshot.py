@@ -20,6 +20,7 @@ from vnet.ends.base import End, SideName
 from vnet.system.device import Device
 from vnet.system.losses import drop_counts
 from vnet.system.ring_looks import RingLooks, all_used
+from vnet.system.sandbox import sandbox_view
 from vnet.system.verdicts import judge
 from vnet.system.world import World
 from vnet.topology.plan import unit_name
@@ -128,6 +129,7 @@ def take_snapshot(world: World) -> SystemView:
         ntbs={name: take_ntb(world, name) for name in world.ntbs},
         devices=_devices(world),
         drops=drop_total(world),
+        sandbox=sandbox_view(),
     )
 
 

@@ -32,16 +32,17 @@ class World(System):
     """
 
     _changes: Changes | None = None
+    _why_fixed = ""
 
-    def begin_changes(self, changes: Changes | None) -> None:
-        """Allow changes from now on; None: forbid them."""
-        self._changes = changes
+    def begin_changes(self, changes: Changes | None, why_fixed: str = "") -> None:
+        """Allow changes from now on; None: forbid them, for the reason ``why_fixed`` in later errors."""
+        self._changes, self._why_fixed = changes, why_fixed
 
     @property
     def changes(self) -> Changes:
         """The operations that change the system. Raises ControlError if it does not change."""
         if self._changes is None:
-            raise ControlError(f"{self.name} does not change while it runs")
+            raise ControlError(f"{self.name} does not change while it runs{self._why_fixed}")
         return self._changes
 
     async def add(self, topology: Topology, *, timeout: float = UP_TIMEOUT, present: bool = True) -> None:

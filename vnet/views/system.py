@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import attrs
 
@@ -24,6 +25,7 @@ __all__ = [
     "QueueView",
     "RegionView",
     "ResetView",
+    "SandboxView",
     "SocketView",
     "StatusView",
     "SystemView",
@@ -258,6 +260,21 @@ class DeviceView:
 
 
 @attrs.frozen
+class SandboxView:
+    """Rights that the process of a system still has."""
+
+    mode: Literal["off", "on", "strict"] = "off"
+    capabilities: int = 0
+    """Number of capabilities that it has."""
+    no_new_privs: bool = False
+    """Whether programs that it runs can gain no right."""
+    calls: int = 0
+    """Number of system calls that are allowed; 0: all."""
+    landlock: int = 0
+    """Version of Landlock that limits it to the files it was given; 0: none does."""
+
+
+@attrs.frozen
 class SystemView:
     """A running system."""
 
@@ -268,6 +285,8 @@ class SystemView:
     devices: Mapping[str, DeviceView]
     drops: Mapping[str, int]
     """Lost traffic as "device.side.place.cause"."""
+    sandbox: SandboxView = SandboxView()
+    """Sandbox of its process."""
 
     def drops_of(self, *names: str) -> dict[str, int]:
         """Return the lost traffic of a device, or of one side of it, by the rest of its key."""

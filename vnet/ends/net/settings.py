@@ -14,6 +14,7 @@ from drivers.devices.net.driver.station import NetRequest
 from vnet.ends.net.spec import MTU, NetSpec, mac_of
 from vnet.ends.settings import Setting
 from vnet.linux.netns import IPV6_MIN_MTU
+from vnet.linux.privileges.confinement import RESTART, is_confined
 
 __all__ = ["SETTINGS"]
 
@@ -95,6 +96,8 @@ def _mtu(plug: NetPlug, value: str, spec: NetSpec) -> None:
     addresses = (*spec.driver.addresses, *spec.device.addresses)
     if mtu < IPV6_MIN_MTU and any(":" in text for text in addresses):
         raise ValueError(f"must be between {IPV6_MIN_MTU} and {MTU.stop - 1}: an interface has an IPv6 address")
+    if is_confined() and any(port.kind != "memory" for port in (spec.driver, spec.device)):
+        raise LookupError(f"the sandbox of this process forbids it to change the MTU of an interface; {RESTART}")
     plug.mtu = mtu
     plug.changed()
 

@@ -1,1 +1,1 @@
-"""Rights of this process: its capabilities, and a user namespace that gives some to an ordinary user."""
+"""Rights of this process: its capabilities, a user namespace that gives it some, a sandbox that takes them."""

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from vnet.errors import SUDO, PrivilegeError
+from vnet.linux.privileges.confinement import OFF, is_confined
 
 __all__ = ["CONTAINER", "NAMES", "NET_ADMIN", "SYS_ADMIN", "has_capability", "refusal"]
 
@@ -35,6 +36,8 @@ def refusal(error: OSError, action: str, *capabilities: int) -> PrivilegeError |
     """
     missing = [NAMES[number] for number in capabilities if not has_capability(number)]
     if error.errno in DENIED and missing:
+        if is_confined():
+            return PrivilegeError(f"the sandbox of this process forbids it to {action}", f"{OFF} at its start")
         command = SUDO if os.geteuid() else f"{CONTAINER} (this root lacks {' and '.join(missing)})"
         return PrivilegeError(f"no right to {action}", command)
     return OSError(error.errno, f"cannot {action}: {os.strerror(error.errno or 0)}")

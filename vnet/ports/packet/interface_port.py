@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable, Sequence
 
 import trio
@@ -11,11 +12,13 @@ from drivers.contracts.liveness import Liveness
 from drivers.contracts.ports import PortState
 from drivers.errors import PortGone
 from vnet.linux.netlink.link_table import InterfaceState
+from vnet.linux.privileges.confinement import is_confined
 from vnet.ports.packet.base import CountingPort
 from vnet.ports.packet.interface_watch import Interface, Watches
 
 __all__ = ["InterfacePort"]
 
+LOG = logging.getLogger(__name__)
 GONE = {errno.EBADF, errno.EBADFD, errno.ENODEV, errno.ENXIO}
 
 
@@ -100,7 +103,10 @@ class InterfacePort(CountingPort):
             try:
                 self._interface.set_mtu(mtu)
             except OSError as error:
-                raise self._gone(error) from error
+                if not (isinstance(error, PermissionError) and is_confined()):
+                    raise self._gone(error) from error
+                # Larger packets of the interface are dropped, as after a change of its MTU by the user.
+                LOG.warning("%s: the sandbox keeps its MTU, and does not allow %d", self.ifname, mtu)
 
     def _refresh_interface(self) -> None:
         """Update `state` and `addresses` with all changes made before this call."""
