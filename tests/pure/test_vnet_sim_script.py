@@ -12,6 +12,7 @@ from vnet.sim.seeds import stream
 from vnet.topology.samples import built_in
 
 SYSTEM = built_in("net", "ntb")
+DISK = built_in("blk", "ntb")
 
 
 @pytest.mark.parametrize("text", ["0.25:pcie1:flap:0.1", "3600.1234:pcie0:lost_doorbells:3", "0:net0:rebind:0.5"])
@@ -42,17 +43,23 @@ def test_a_system_without_links_has_no_faults_of_links() -> None:
     alone = built_in("net", "mmio")
     with pytest.raises(ValueError, match="and this system has none"):
         Fault.parse("1:pcie0:flap:1", alone)
-    assert {fault.kind for seed in range(50) for fault in draw_script(Random(seed), alone, 1)} == {"rebind"}
+    kinds = {fault.kind for seed in range(50) for fault in draw_script(Random(seed), alone, 1)}
+    assert {KINDS[kind].on for kind in kinds} == {"device"}
+
+
+def test_devices_without_stores_have_no_faults_of_stores() -> None:
+    with pytest.raises(ValueError, match="late_completions needs a device, and this system has none"):
+        Fault.parse("1:net0:late_completions:1", SYSTEM)
 
 
 def test_scripts_of_seeds_are_in_order_and_end_before_the_run_and_have_each_kind() -> None:
-    scripts = [draw_script(Random(seed), SYSTEM, 10) for seed in range(300)]
+    scripts = [draw_script(Random(seed), DISK, 10) for seed in range(300)]
     assert {fault.kind for script in scripts for fault in script} == set(KINDS)
     for script in scripts:
         assert [fault.at for fault in script] == sorted(fault.at for fault in script)
         assert all(0 <= fault.at <= 8 for fault in script)
-        assert [Fault.parse(str(fault), SYSTEM) for fault in script] == list(script)
-    assert {len(draw_script(Random(seed), SYSTEM, 36000)) for seed in range(300)} == set(range(25))
+        assert [Fault.parse(str(fault), DISK) for fault in script] == list(script)
+    assert {len(draw_script(Random(seed), DISK, 36000)) for seed in range(300)} == set(range(25))
 
 
 def test_as_many_seeds_as_there_are_cells_have_each_device_type_transport_and_ring_once() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -114,8 +114,8 @@ def test_a_failure_has_its_kind_and_shrinks_to_the_faults_that_it_needs(monkeypa
     corrupt_reads(monkeypatch)
     flap = module.KINDS["flap"]
 
-    async def break_stores(world: Any, fault: Fault) -> None:
-        await flap.inject(world, fault)
+    async def break_stores(world: Any, fault: Fault, fired: Callable[[], None]) -> None:
+        await flap.inject(world, fault, fired)
         world.ends("blk0")[1].settings.store.broken = True
 
     broken = module.FaultKind(flap.about, flap.on, flap.unit, break_stores)

@@ -145,7 +145,10 @@ def _report(result: dict[str, Any]) -> str:
         rows = [tuple(load.values()) for load in result["loads"]]
         parts.append(render(("load", "device", "rounds", "bytes", "lost", "retries"), rows))
     if result["script"]:
-        parts.append("faults\n" + "\n".join(f"  {fault}" for fault in result["script"]))
+        fired = zip(result["script"], result["fired"], strict=True)
+        parts.append(
+            "faults\n" + "\n".join(f"  {fault}{'' if count else '  (never happened)'}" for fault, count in fired)
+        )
     parts.append(
         f"{result['seconds']:.6f} s simulated, {result['events']} events, SHA-256 of the log\n{result['hash']}"
     )

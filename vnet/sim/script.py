@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from random import Random
@@ -12,6 +13,9 @@ import attrs
 import trio
 
 from vnet.link.faults import FAULTS, Flap, Rule
+from vnet.sim import fault_points
+from vnet.sim.fault_points import Fired
+from vnet.spec import DeviceSpec
 from vnet.system.world import World
 from vnet.topology import Topology
 
@@ -30,13 +34,13 @@ FLAP, REBIND = "flap", "rebind"
 class Fault:
     """A fault of a script. Its text is AT:PLACE:KIND:AMOUNT, such as 0.25:pcie0:lost_doorbells:2."""
 
-    at: float
+    at: float = attrs.field(converter=float)
     """Seconds after all devices came up."""
     place: str
     """Name of a link or a device."""
     kind: str
     """One of `KINDS`."""
-    amount: float
+    amount: float = attrs.field(converter=float)
     """Number of requests that fail, or seconds; see `FaultKind.unit`."""
 
     @classmethod
@@ -50,7 +54,7 @@ class Fault:
         if kind not in KINDS:
             raise ValueError(f"{text}: the kind must be one of {', '.join(KINDS)}")
         on = KINDS[kind].on
-        if place not in (places := list(_places(topology, on))):
+        if place not in (places := list(_places(topology, KINDS[kind]))):
             known = f"one of {', '.join(places)}" if places else "and this system has none"
             raise ValueError(f"{text}: {kind} needs a {on}, {known}")
         if not (0 <= fault.at < math.inf and 0 < fault.amount < math.inf):
@@ -76,41 +80,93 @@ class FaultKind:
     """Kind of part that has the fault."""
     unit: Literal["times", "seconds"]
     """Unit of the amount."""
-    inject: Callable[[World, Fault], Awaitable[None]]
-    """Lets it happen now, and returns once it has begun or is over."""
+    inject: Callable[[World, Fault, Fired], Awaitable[None]]
+    """Lets it happen now, and returns once it has begun or is over. Calls its last argument for each time."""
+    fits: Callable[[DeviceSpec], bool] = lambda device: True
+    """Returns whether a device can have the fault."""
 
 
-async def _fail_requests(world: World, fault: Fault) -> None:
-    kind = FAULTS[fault.kind]
-    rule = Rule(kind.requests, kind.action, rate=1.0, stop=PENDING, limit=fault.amount, name=fault.kind)
-    world.faults[fault.place].add(rule)
+async def _fail_requests(world: World, fault: Fault, fired: Fired) -> None:
+    kind, link = FAULTS[fault.kind], world.faults[fault.place]
+    link.add(Rule(kind.requests, kind.action, rate=1.0, limit=fault.amount, name=str(fault)))
+    await trio.sleep(PENDING)
+    for rule in link.rules():
+        if rule.name == str(fault):
+            for _ in range(rule.faults):
+                fired()
+    link.clear(str(fault))
 
 
-async def _flap(world: World, fault: Fault) -> None:
+async def _flap(world: World, fault: Fault, fired: Fired) -> None:
     world.faults[fault.place].add(Flap(0.0, fault.amount))
+    fired()
 
 
-async def _rebind(world: World, fault: Fault) -> None:
+async def _rebind(world: World, fault: Fault, fired: Fired) -> None:
     await world.unbind(fault.place, "driver")
     await trio.sleep(fault.amount)
     await world.bind(fault.place, "driver", timeout=0)
+    fired()
+
+
+def _at_device(point: Callable[[World, str, float, Fired], Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    async def inject(world: World, fault: Fault, fired: Fired) -> None:
+        await point(world, fault.place, fault.amount, fired)
+
+    return inject
+
+
+def _has_stores(device: DeviceSpec) -> bool:
+    return fault_points.has_stores(device.type)
 
 
 KINDS: Mapping[str, FaultKind] = {
     FLAP: FaultKind("The link goes down, and comes up again.", "link", "seconds", _flap),
     **{name: FaultKind(kind.about, "link", "times", _fail_requests) for name, kind in FAULTS.items()},
     REBIND: FaultKind("The driver is unbound, and bound again.", "device", "seconds", _rebind),
+    "early_wakes": FaultKind(
+        "Tasks that wait for a queue wake without a cause.", "device", "times", _at_device(fault_points.wake_early)
+    ),
+    "spurious_kicks": FaultKind(
+        "Both sides of all queues are notified without a cause.",
+        "device",
+        "times",
+        _at_device(fault_points.kick_spuriously),
+    ),
+    "short_transfers": FaultKind(
+        "A store reads or writes only half of what it is asked for at once.",
+        "device",
+        "times",
+        _at_device(fault_points.short_transfers),
+        _has_stores,
+    ),
+    "late_completions": FaultKind(
+        "A store blocks, and completes late.",
+        "device",
+        "times",
+        _at_device(fault_points.late_completions),
+        _has_stores,
+    ),
+    "failed_allocation": FaultKind(
+        "The driver is bound again, and its allocation of this number fails; then it is bound once more.",
+        "device",
+        "times",
+        _at_device(fault_points.fail_allocation),
+    ),
 }
 """Kinds of faults by name."""
 
 
-def _places(topology: Topology, on: Literal["link", "device"]) -> Iterator[str]:
-    yield from topology.links if on == "link" else topology.devices
+def _places(topology: Topology, kind: FaultKind) -> Iterator[str]:
+    if kind.on == "link":
+        yield from topology.links
+    else:
+        yield from (name for name, device in topology.devices.items() if kind.fits(device))
 
 
 def draw_script(rng: Random, topology: Topology, seconds: float) -> tuple[Fault, ...]:
     """Return a random script for a run of so many ``seconds``, in the order of time."""
-    able = [(place, name) for name, kind in KINDS.items() for place in _places(topology, kind.on)]
+    able = [(place, name) for name, kind in KINDS.items() for place in _places(topology, kind)]
     faults = []
     for _ in range(rng.randint(0, min(max(FEWEST, int(seconds)), MOST))):
         at, (place, name) = round(rng.uniform(0, HORIZON * seconds), 4), able[rng.randrange(len(able))]
@@ -120,13 +176,16 @@ def draw_script(rng: Random, topology: Topology, seconds: float) -> tuple[Fault,
     return tuple(sorted(faults, key=lambda fault: fault.at))
 
 
-async def play(world: World, script: Sequence[Fault], began: float) -> None:
-    """Let each fault happen at its time, which counts from ``began``; return once all of them are over."""
+async def play(world: World, script: Sequence[Fault], began: float, fired: Counter[Fault]) -> None:
+    """Let each fault happen at its time, which counts from ``began``, and count how often it did.
+
+    Returns once all of them are over.
+    """
     async with trio.open_nursery() as nursery:
         for fault in script:
-            nursery.start_soon(partial(_play_one, world, fault, began + fault.at))
+            nursery.start_soon(partial(_play_one, world, fault, began + fault.at, fired))
 
 
-async def _play_one(world: World, fault: Fault, at: float) -> None:
+async def _play_one(world: World, fault: Fault, at: float, fired: Counter[Fault]) -> None:
     await trio.sleep_until(at)
-    await KINDS[fault.kind].inject(world, fault)
+    await KINDS[fault.kind].inject(world, fault, lambda: fired.update((fault,)))

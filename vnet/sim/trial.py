@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from functools import partial
 from typing import Any
 
 import attrs
@@ -74,6 +74,7 @@ def run_trial(
         "configuration": configuration.plain(),
         "devices": {name: _device(topology, name) for name in topology.devices},
         "script": [str(fault) for fault in script],
+        "fired": [trial.fired[fault] for fault in script],
         "seconds": trial.ended,
         "loads": [{"load": load.name, "device": load.device, **attrs.asdict(load.figures)} for load in trial.loads],
         "events": trial.log.events,
@@ -97,6 +98,8 @@ class _Trial:
     script: Sequence[Fault]
     log: EventLog
     loads: list[Load] = attrs.field(factory=list)
+    fired: Counter[Fault] = attrs.field(factory=Counter)
+    """How often each fault has happened so far."""
     ended: float = 0.0
     """Simulated seconds so far."""
 
@@ -140,7 +143,7 @@ class _Trial:
         async with trio.open_nursery() as nursery:
             for load in self.loads:
                 nursery.start_soon(self._repeat, load, began + seconds)
-            nursery.start_soon(partial(play, world, self.script, began))
+            nursery.start_soon(play, world, self.script, began, self.fired)
             if self.configuration.check:
                 nursery.start_soon(check_during, world, began + seconds)
 
