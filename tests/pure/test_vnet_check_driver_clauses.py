@@ -43,7 +43,9 @@ def test_only_the_first_breaches_are_shown() -> None:
     assert result.sent == tuple(f"index {count}" for count in range(SHOWN))
 
 
-@pytest.mark.parametrize(("kind", "areas"), [("blk", {"BLK"}), ("net", {"NET"}), ("rng", set())])
+@pytest.mark.parametrize(("kind", "areas"), [("blk", {"BLK"}), ("net", {"NET"}), ("scsi", {"SCSI"}), ("rng", set())])
 def test_a_device_type_has_the_clauses_of_all_types_and_its_own(kind: str, areas: set[str]) -> None:
     ids = [result.id for result in Observations(kind).results([])]
     assert {ident.partition("-")[0] for ident in ids} == {"FEAT", "RFB", "SPLIT", *areas}
+    ids = [result.id for result in Observations(kind, packed=True).results([])]
+    assert {ident.partition("-")[0] for ident in ids} == {"FEAT", "RFB", "SPLIT", "PACKED", *areas}

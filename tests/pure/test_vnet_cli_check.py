@@ -39,7 +39,7 @@ def test_a_run_that_can_not_begin_ends_with_one_line(args: list[str], words: str
     [
         (["--type", "blk"], "Missing option '--vhost-user'"),
         (["--vhost-user", "s"], "Missing option '--type'"),
-        (["--type", "scsi", "--vhost-user", "s"], "'scsi' is not one of 'blk', 'net', 'rng'"),
+        (["--type", "disk", "--vhost-user", "s"], "'disk' is not one of 'blk', 'net', 'scsi', 'rng'"),
         (["--type", "blk", "--vhost-user", "s", "--exec", "true"], "no driver made a request: the program ended"),
         (["--type", "blk", "--vhost-user", "s", "--exec", "x 'y"], "--exec: No closing quotation"),
     ],

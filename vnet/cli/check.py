@@ -19,9 +19,9 @@ from vnet.check.case import select
 from vnet.check.cases import CASES
 from vnet.check.driver.back import WatchingBack, watch_one
 from vnet.check.driver.clauses import Observations
-from vnet.check.driver.devices import DEVICES
 from vnet.check.driver.hostile import HostileRun
 from vnet.check.driver.lies import LIES, Lie
+from vnet.check.driver.types import DEVICES
 from vnet.check.front import EVENT_IDX, INDIRECT_DESC, Front
 from vnet.check.kinds import KINDS
 from vnet.check.pci import PciFront
@@ -199,6 +199,13 @@ def device(
     "--type", "kind", type=click.Choice(list(DEVICES)), required=True, help="Type of the device that is served."
 )
 @click.option(
+    "--ring",
+    type=click.Choice(["split", "packed"]),
+    default="split",
+    show_default=True,
+    help="Virtqueue format: packed is offered only if it is given here, and drivers may still choose split.",
+)
+@click.option(
     "--features-off",
     multiple=True,
     type=click.Choice(list(RING_FEATURES)),
@@ -234,6 +241,7 @@ def driver(
     words: tuple[str, ...],
     path: Path,
     kind: str,
+    ring: str,
     features_off: tuple[str, ...],
     program: str | None,
     hostile: bool,
@@ -246,7 +254,7 @@ def driver(
 ) -> None:
     """Watch a driver, and report each clause that it keeps or breaks.
 
-    Serves a device with split rings: a disk in memory, a network without stations, or a source of random bytes. The
+    Serves a device: a disk in memory, also of a SCSI host, a network without stations, or a source of random bytes. The
     watch ends with the connection of the front end, with the program of --exec, or with Ctrl-C. Exit status 1 if a MUST
     is broken, 2 if the driver made no request.
 
@@ -263,7 +271,17 @@ def driver(
     except ValueError as exc:
         raise click.UsageError(f"--exec: {exc}") from None
     without = [RING_FEATURES[name] for name in features_off]
-    alone = ["vnet", "check", "driver", "--vhost-user", str(path), "--type", kind]
+    packed = ring == "packed"
+    alone = [
+        "vnet",
+        "check",
+        "driver",
+        "--vhost-user",
+        str(path),
+        "--type",
+        kind,
+        *(["--ring", ring] if packed else []),
+    ]
     alone += [word for name in features_off for word in ("--features-off", name)]
     write_junit = _junit_writer(junit)
     if hostile:
@@ -271,7 +289,9 @@ def driver(
             raise click.UsageError("--hostile needs --exec: the driver's program is started for each lie")
         chosen = _lies(words)
         alone += ["--exec", program, "--hostile", "--after", str(after), "--timeout", f"{limit:g}"]
-        run = HostileRun(kind, path, lambda: Program(command=command_words), limit, after, alone, without, _report)
+        run = HostileRun(
+            kind, path, lambda: Program(command=command_words), limit, after, alone, without, packed, _report
+        )
         with open_json(json_file) as write_json:
             start = time.monotonic()
             try:
@@ -286,8 +306,8 @@ def driver(
         click.get_current_context().exit(exit_status(results, strict=strict))
     if words:
         raise click.UsageError(f"{words[0]}: lies are told with --hostile")
-    seen = Observations(kind)
-    back = WatchingBack(DEVICES[kind](seen), seen, without)
+    seen = Observations(kind, packed=packed)
+    back = WatchingBack(DEVICES[kind](seen), seen, without, packed=packed)
     with open_json(json_file) as write_json:
         start = time.monotonic()
         run_until_ended(partial(_watch, path, back, command_words))

@@ -11,8 +11,8 @@ import trio
 
 from vnet.check.driver.back import WatchingBack
 from vnet.check.driver.clauses import Observations
-from vnet.check.driver.devices import DEVICES
-from vnet.check.front import Vring
+from vnet.check.driver.types import DEVICES
+from vnet.check.front import RING_PACKED, Vring
 from vnet.check.kinds import KINDS, Request
 from vnet.check.verdicts import Result, Verdict
 from vnet.check.vhost_user import VhostUserFront
@@ -25,10 +25,10 @@ __all__ = ["Watch", "check_broken", "watching"]
 class Watch:
     """A driver by hand, and the back end that watches it."""
 
-    def __init__(self, kind: str, without: Sequence[int]) -> None:
+    def __init__(self, kind: str, without: Sequence[int], packed: bool = False) -> None:
         self.kind = KINDS[kind]
-        self.seen = Observations(kind)
-        self.back = WatchingBack(DEVICES[kind](self.seen), self.seen, without)
+        self.seen = Observations(kind, packed=packed)
+        self.back = WatchingBack(DEVICES[kind](self.seen), self.seen, without, packed=packed)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self.theirs = theirs
@@ -44,7 +44,7 @@ class Watch:
         change(front)
         await front.accept()
         for index in self.kind.rings:
-            await front.start(front.new_ring(index, 16))
+            await front.start(front.new_ring(index, 16, packed=bool(front.features >> RING_PACKED & 1)))
         self.kind.prepare(front)
 
     async def serve(self, request: Request) -> str:
@@ -62,7 +62,7 @@ class Watch:
 async def watching(
     kind: str, *features: int, without: Sequence[int] = (), change: Callable[[VhostUserFront], Any] = lambda front: None
 ) -> AsyncIterator[Watch]:
-    watch = Watch(kind, without)
+    watch = Watch(kind, without, RING_PACKED in features)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch.back.serve, UnixSocket(watch.theirs))
         await watch.up(features, change)

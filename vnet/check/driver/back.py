@@ -29,8 +29,9 @@ from drivers.transports.vhost_user.payloads import (
 from vnet.check.driver.clauses import Observations
 from vnet.check.driver.devices import WatchedDevice
 from vnet.check.driver.memory import DriverError, SharedRegions
-from vnet.check.driver.ring import Chain, WatchedRing
-from vnet.check.front import EVENT_IDX, INDIRECT_DESC, VERSION_1
+from vnet.check.driver.packed import WatchedPacked
+from vnet.check.driver.ring import Chain, WatchedRing, WatchedSplit
+from vnet.check.front import EVENT_IDX, INDIRECT_DESC, RING_PACKED, VERSION_1
 from vnet.linux import unix_socket
 from vnet.linux.ipc import FileHandle, UnixSocket
 
@@ -61,10 +62,13 @@ class WatchedVring:
 class WatchingBack:
     """One connection of a front end. `serve` ends with it; `ended` says how."""
 
-    def __init__(self, device: WatchedDevice, seen: Observations, without: Collection[int] = ()) -> None:
-        """``without`` are ring features that are not offered."""
+    def __init__(
+        self, device: WatchedDevice, seen: Observations, without: Collection[int] = (), *, packed: bool = False
+    ) -> None:
+        """``without`` are ring features that are not offered; ``packed``: whether packed rings are."""
         self.device, self.seen = device, seen
-        ring_features = sum(1 << bit for bit in (INDIRECT_DESC, EVENT_IDX) if bit not in without)
+        bits = (INDIRECT_DESC, EVENT_IDX, *((RING_PACKED,) if packed else ()))
+        ring_features = sum(1 << bit for bit in bits if bit not in without)
         self.offered = device.features | ring_features | 1 << VERSION_1 | 1 << F_PROTOCOL_FEATURES
         self.features = 0
         self.memory = SharedRegions()
@@ -123,7 +127,9 @@ class WatchingBack:
                 for vring in self.vrings:
                     if vring.ring is not None:
                         vring.ring.memory = self.memory
-            case R.SET_OWNER | R.RESET_OWNER | R.SET_PROTOCOL_FEATURES | R.SET_CONFIG | R.SET_VRING_ERR, _:
+            case R.SET_CONFIG, Config(offset, _, data):
+                self.device.judge_write(offset, data)
+            case R.SET_OWNER | R.RESET_OWNER | R.SET_PROTOCOL_FEATURES | R.SET_VRING_ERR, _:
                 pass
             case _, VringState() | VringAddr() | VringFd():
                 return await self._set_ring(request, payload, message, nursery)
@@ -178,14 +184,15 @@ class WatchingBack:
         if vring.addrs is None or vring.kick < 0 or not enabled or vring.scope is not None:
             return
         addrs = (vring.addrs.desc, vring.addrs.used, vring.addrs.avail)
-        vring.ring = WatchedRing(self.memory, vring.num, addrs, vring.base, self.features, self.seen)
+        form = WatchedPacked if self.features >> RING_PACKED & 1 else WatchedSplit
+        vring.ring = form(self.memory, vring.num, addrs, vring.base, self.features, self.seen)
         vring.scope = trio.CancelScope()
         nursery.start_soon(self._run, index, vring, vring.ring, vring.scope)
 
     def _stop(self, vring: WatchedVring) -> None:
         if vring.scope is not None and vring.ring is not None:
             vring.scope.cancel()
-            vring.base = vring.ring.last
+            vring.base = vring.ring.base
         vring.scope = vring.ring = None
 
     async def _run(self, index: int, vring: WatchedVring, ring: WatchedRing, scope: trio.CancelScope) -> None:

@@ -27,6 +27,11 @@ class Clause:
     types: frozenset[str] = frozenset()
     """Device types that it is about; empty for all."""
 
+    @property
+    def packed(self) -> bool:
+        """Whether it is about packed rings."""
+        return self.id.startswith("PACKED")
+
 
 def _clauses(*rows: tuple[str, str, Level, str], types: str = "") -> list[Clause]:
     return [Clause(*row, frozenset(types.split())) for row in rows]
@@ -53,6 +58,18 @@ _ALL = [
         ("SPLIT-DRV-25", "2.7.10.1", MUST, "A notification when the available index passes avail_event"),
     ),
     *_clauses(
+        ("PACKED-DRV-1", "2.8.11", MUST, "The areas of a ring are aligned to 16, 4 and 4 bytes"),
+        ("PACKED-DRV-2", "2.8", MUST, "The queue size is at most 32768"),
+        ("PACKED-DRV-4", "2.8.1", MUST, "Each descriptor of a list is marked available by its lap"),
+        ("PACKED-DRV-7", "2.8.10", MUST, "The flags of the driver area are 0, 1, or 2 with EVENT_IDX"),
+        ("PACKED-DRV-13", "2.8.17", MUST, "A list has at most as many descriptors as the queue"),
+        ("PACKED-DRV-14", "2.8.17", MUST, "Readable buffers come before writable ones"),
+        ("PACKED-DRV-18", "2.8.19", MUST, "No indirect table without INDIRECT_DESC"),
+        ("PACKED-DRV-19", "2.8.19", MUST, "Entries of an indirect table have no flag but WRITE"),
+        ("PACKED-DRV-21", "2.8.19", MUST, "A descriptor that names an indirect table is alone in its list"),
+        ("PACKED-DRV-23", "2.8.21.3.1", MUST, "A notification after a buffer that the device asked to hear of"),
+    ),
+    *_clauses(
         ("BLK-DRV-9", "5.2.6.1", MUST, "Reads and writes end within the capacity"),
         ("BLK-DRV-11", "5.2.6.1", MUST, "The sector of a flush is 0"),
         ("BLK-DRV-12", "5.2.6.1", SHOULD, "A flush has no data"),
@@ -71,6 +88,16 @@ _ALL = [
         ("NET-DRV-61", "5.1.9.3.1", SHOULD, "Receive buffers have at least 1526 bytes"),
         types="net",
     ),
+    *_clauses(
+        ("SCSI-DRV-3", "5.6.4.1", MUST, "Only sense_size and cdb_size are written"),
+        ("SCSI-DRV-8", "5.6.6.1", MUST, "LUNs are 1, the target, a single-level LUN and zeros, or that of REPORT LUNS"),
+        ("SCSI-DRV-9", "5.6.6.1", SHOULD, "Commands that are at the head of the queue anyway are not ORDERED"),
+        ("SCSI-DRV-10", "5.6.6.1.2", SHOULD, "task_attr, prio and crn are 0"),
+        ("SCSI-DRV-13", "5.6.6.3.1", MUST, "Event buffers are writable"),
+        ("SCSI-DRV-14", "5.6.6.3.1", SHOULD, "Event buffers have at least event_info_size bytes"),
+        ("SCSI-DRV-15", "5.6.6.3.1", MUST, "Event buffers have room for an event"),
+        types="scsi",
+    ),
 ]
 CLAUSES: Mapping[str, Clause] = {clause.id: clause for clause in _ALL}
 
@@ -85,8 +112,11 @@ class _Count:
 class Observations:
     """Counts of each clause of one device type."""
 
-    def __init__(self, kind: str) -> None:
-        self._clauses = [clause for clause in _ALL if not clause.types or kind in clause.types]
+    def __init__(self, kind: str, *, packed: bool = False) -> None:
+        """``packed``: whether packed rings are offered; without it their clauses are left out."""
+        self._clauses = [
+            clause for clause in _ALL if (not clause.types or kind in clause.types) and (packed or not clause.packed)
+        ]
         self._counts = {clause.id: _Count() for clause in self._clauses}
         self.requests = 0
         """Chains that the driver made available."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import ClassVar
 
 from vnet.check.driver.clauses import Observations
@@ -13,7 +12,7 @@ from vnet.check.driver.ring import Chain
 from vnet.check.kinds.blk import DISCARD, FLUSH, GET_ID, IN, OUT, SECTOR, WRITE_ZEROES
 from vnet.check.kinds.net import HEADER, RECEIVE
 
-__all__ = ["DEVICES", "WatchedDevice"]
+__all__ = ["Sectors", "WatchedBlk", "WatchedDevice", "WatchedNet", "WatchedRng"]
 
 
 class WatchedDevice(ABC):
@@ -28,13 +27,34 @@ class WatchedDevice(ABC):
     def __init__(self, seen: Observations) -> None:
         self.seen = seen
 
+    def judge_write(self, offset: int, data: bytes) -> None:  # noqa: B027  most types have no sentence about it
+        """Judge a write of the configuration."""
+
     @abstractmethod
     def serve(self, ring: int, chain: Chain) -> int | None:
         """Serve a request; return the bytes written, or None to keep its buffer."""
 
 
-class WatchedBlk(WatchedDevice):
+class Sectors:
     """A disk in memory, which is zeros at first."""
+
+    def __init__(self) -> None:
+        self._data: dict[int, bytes] = {}  # sectors that are not zeros
+
+    def read(self, sector: int, count: int) -> bytes:
+        return b"".join(self._data.get(sector + at, bytes(SECTOR)) for at in range(count))
+
+    def write(self, sector: int, data: bytes) -> None:
+        for at in range(len(data) // SECTOR):
+            self._data[sector + at] = data[at * SECTOR : at * SECTOR + SECTOR]
+
+    def clear(self, sector: int, count: int) -> None:
+        for at in [at for at in self._data if sector <= at < sector + count]:
+            del self._data[at]
+
+
+class WatchedBlk(WatchedDevice):
+    """A disk in memory."""
 
     features = 1 << 2 | 1 << 6 | 1 << 9 | 1 << 13 | 1 << 14  # SEG_MAX BLK_SIZE FLUSH DISCARD WRITE_ZEROES
     sectors = 64 << 11
@@ -42,7 +62,7 @@ class WatchedBlk(WatchedDevice):
 
     def __init__(self, seen: Observations) -> None:
         super().__init__(seen)
-        self._data: dict[int, bytes] = {}  # sectors that are not zeros
+        self._disk = Sectors()
         limits = struct.pack("<IIIIIB3x", self.sectors, self.segments, 1, self.sectors, self.segments, 1)
         self.config = struct.pack("<QIIIIQ2xH", self.sectors, 0, 126, 0, SECTOR, 0, 1) + limits
 
@@ -66,9 +86,8 @@ class WatchedBlk(WatchedDevice):
             if not (whole and inside):
                 return 1, b""
             if kind == IN:
-                return 0, b"".join(self._data.get(sector + at, bytes(SECTOR)) for at in range(size // SECTOR))
-            for at in range(size // SECTOR):
-                self._data[sector + at] = data[at * SECTOR : at * SECTOR + SECTOR]
+                return 0, self._disk.read(sector, size // SECTOR)
+            self._disk.write(sector, data)
             return 0, b""
         if kind == FLUSH:
             judge("BLK-DRV-11", not sector, evidence)
@@ -92,8 +111,7 @@ class WatchedBlk(WatchedDevice):
                 return 2
             if sector + count > self.sectors:
                 return 1
-            for at in range(sector, sector + count):
-                self._data.pop(at, None)
+            self._disk.clear(sector, count)
         return 0
 
 
@@ -120,6 +138,3 @@ class WatchedRng(WatchedDevice):
 
     def serve(self, ring: int, chain: Chain) -> int | None:
         return chain.fill(os.urandom(min(chain.room, 1 << 16)))
-
-
-DEVICES: Mapping[str, type[WatchedDevice]] = {"blk": WatchedBlk, "net": WatchedNet, "rng": WatchedRng}

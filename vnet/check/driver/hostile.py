@@ -11,8 +11,8 @@ import attrs
 import trio
 
 from vnet.check.driver.clauses import Observations
-from vnet.check.driver.devices import DEVICES
 from vnet.check.driver.lies import HONEST, Lie, LyingBack, Telling
+from vnet.check.driver.types import DEVICES
 from vnet.check.program import Program
 from vnet.check.runner import NoDevice
 from vnet.check.verdicts import Finding, Level, Result, Verdict
@@ -45,6 +45,8 @@ class HostileRun:
     """Words of the command that tells a lie alone; its id follows."""
     without: Collection[int] = ()
     """Ring features that are not offered."""
+    packed: bool = False
+    """Whether packed rings are offered."""
     report: Callable[[Result], object] = lambda result: None
 
     async def run(self, lies: Sequence[Lie]) -> list[Result]:
@@ -68,6 +70,8 @@ class HostileRun:
         """Run the program with one lie; return what was told, the finding, and the program's output."""
         if lie.types and self.kind not in lie.types:
             return Telling(lie, self.after), Finding(Verdict.SKIP, f"not for {self.kind} devices"), ""
+        if lie.split and self.packed:
+            return Telling(lie, self.after), Finding(Verdict.SKIP, "not for packed rings"), ""
         telling, program = Telling(lie, self.after), self.make_program()
         self.path.unlink(missing_ok=True)
         try:
@@ -91,8 +95,8 @@ class HostileRun:
     async def _serve(self, server: socket.socket, telling: Telling) -> None:
         """Serve front ends one after the other: a driver may come back after a lie."""
         while True:
-            seen = Observations(self.kind)
-            back = LyingBack(DEVICES[self.kind](seen), seen, telling, self.without)
+            seen = Observations(self.kind, packed=self.packed)
+            back = LyingBack(DEVICES[self.kind](seen), seen, telling, self.without, packed=self.packed)
             await back.serve(UnixSocket(await unix_socket.accept(server)))
 
     async def _judge(self, telling: Telling, program: Program) -> Finding:

@@ -16,7 +16,7 @@ from vnet.check.driver.back import WatchedVring, WatchingBack
 from vnet.check.driver.clauses import Observations
 from vnet.check.driver.devices import WatchedDevice
 from vnet.check.driver.memory import DriverError
-from vnet.check.driver.ring import Chain, WatchedRing
+from vnet.check.driver.ring import Chain, WatchedRing, WatchedSplit
 
 __all__ = ["HONEST", "LIES", "Lie", "LyingBack", "Telling"]
 
@@ -69,6 +69,8 @@ class Lie:
     """Device types that it applies to; empty for all."""
     receive: bool = False
     """Whether it is told in a receive buffer, which is kept otherwise."""
+    split: bool = False
+    """Whether it is about words that only split rings have."""
     final: bool = False
     """Whether nothing can be seen of the driver afterwards but that its program lives."""
 
@@ -77,9 +79,15 @@ class LyingBack(WatchingBack):
     """One connection of a front end, whose driver is served honestly but for one lie."""
 
     def __init__(
-        self, device: WatchedDevice, seen: Observations, telling: Telling, without: Collection[int] = ()
+        self,
+        device: WatchedDevice,
+        seen: Observations,
+        telling: Telling,
+        without: Collection[int] = (),
+        *,
+        packed: bool = False,
     ) -> None:
-        super().__init__(device, seen, without)
+        super().__init__(device, seen, without, packed=packed)
         self.telling = telling
         self._late: list[tuple[WatchedRing, Chain, int]] = []
 
@@ -131,10 +139,14 @@ class LyingBack(WatchingBack):
 
 
 def _forged(words: str, *elements: Callable[[WatchedRing, Chain, int], tuple[int, int]]) -> Answer:
-    """Return a lie that gives used elements back: id and length of each."""
+    """Return a lie that gives used elements back: id and length of each.
+
+    A forged one in a packed ring takes the place of the honest one, so that is left out.
+    """
 
     def answer(back: LyingBack, ring: WatchedRing, chain: Chain, written: int) -> bool:
-        given = [element(ring, chain, written) for element in elements]
+        chosen = elements[:1] if ring.packed and elements[0] is not _honest else elements
+        given = [element(ring, chain, written) for element in chosen]
         shown = ", ".join(f"id {ident:#x} length {length:#x}" for ident, length in given)
         back.telling.tell(f"{words}: used elements {shown}; the chain's id is {chain.head}, the ring has {ring.num}")
         calls = [ring.give(ident, length) for ident, length in given]
@@ -151,6 +163,7 @@ def _index(words: str, change: Callable[[int], int]) -> Answer:
     """Return a lie that shows another used index, then goes on from the right one."""
 
     def answer(back: LyingBack, ring: WatchedRing, chain: Chain, written: int) -> bool:
+        assert isinstance(ring, WatchedSplit)  # by the table of lies
         call = ring.give(chain.head, written)
         back.telling.tell(f"{words}: {ring.show_index(change)}")
         return call
@@ -159,6 +172,7 @@ def _index(words: str, change: Callable[[int], int]) -> Answer:
 
 
 def _table(back: LyingBack, ring: WatchedRing, chain: Chain, written: int) -> bool:
+    assert isinstance(ring, WatchedSplit)  # by the table of lies
     ring.scribble()
     back.telling.tell(f"all {ring.num} descriptors are ff, then the chain {chain.head} is given back")
     return ring.give(chain.head, written)
@@ -264,9 +278,9 @@ LIES = [
         types=NET,
         receive=True,
     ),
-    Lie("D04", "A descriptor table that the device overwrites", _table),
-    Lie("D05.ahead", "A used index that is 16384 ahead", _index("lie", lambda index: index + 0x4000)),
-    Lie("D05.back", "A used index that moves backwards", _index("lie", lambda index: index - 3)),
+    Lie("D04", "A descriptor table that the device overwrites", _table, split=True),
+    Lie("D05.ahead", "A used index that is 16384 ahead", _index("lie", lambda index: index + 0x4000), split=True),
+    Lie("D05.back", "A used index that moves backwards", _index("lie", lambda index: index - 3), split=True),
     Lie("D06", "1,000 notifications for nothing, before rings run and after they stopped", storm=True),
     Lie("D07.blk_size-0", "A block size of 0", reply=_config(20, "<I", 0), types=BLK),
     Lie("D07.blk_size-3", "A block size of 3", reply=_config(20, "<I", 3), types=BLK),
@@ -281,7 +295,7 @@ LIES = [
     Lie("D08.config", "A configuration that differs with each read", reply=_changing_config, types=BLK),
     Lie("D09", "No answer for 3 seconds", _silent),
     Lie("D10.element", "A used element that changes after it was published", _changing),
-    Lie("D10.data", "Data that change after they were given back", _data, types=("blk", "rng")),
+    Lie("D10.data", "Data that change after they were given back", _data, types=("blk", "scsi", "rng")),
     Lie("D11", "A device that goes away with requests in flight", _gone, final=True),
 ]
 """All lies, in the order in which they are told."""

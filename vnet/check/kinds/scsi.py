@@ -9,13 +9,16 @@ from vnet.check.kinds.base import Kind, Request
 from vnet.check.split import Buffer
 
 __all__ = [
-    "CONTROL", "EVENT", "INQUIRY", "REQUEST", "UNWRITTEN", "Scsi", "command", "lun", "response", "response_name",
+    "CDB", "CONTROL", "EVENT", "EVENT_SIZE", "INQUIRY", "REQUEST", "UNWRITTEN", "Scsi", "command", "lun", "response",
+    "response_name",
 ]  # fmt: skip
 
 CONTROL, EVENT, REQUEST = 0, 1, 2
 RESPONSE = 12 + 96
 """Bytes of a response: 12, then sense data of the default size."""
 CDB = 32
+EVENT_SIZE = 16
+"""Bytes of an event."""
 INQUIRY = bytes.fromhex("120000002400")
 RESPONSES = (
     "OK", "OVERRUN", "ABORTED", "BAD_TARGET", "RESET", "BUSY", "TRANSPORT_FAILURE", "TARGET_FAILURE", "NEXUS_FAILURE",
@@ -65,6 +68,13 @@ class Scsi(Kind):
     device_id = 8
     main = REQUEST
     rings = (CONTROL, EVENT, REQUEST)
+
+    def prepare(self, front: Front) -> None:
+        """Add buffers for events."""
+        events = front.rings[EVENT]
+        for _ in range(events.ring.num // 2):
+            events.ring.submit([Buffer(front.arena.alloc(EVENT_SIZE), EVENT_SIZE, True)])
+        events.kick()
 
     def request(self, front: Front) -> Request:
         """Return an INQUIRY of target 0."""
