@@ -79,7 +79,7 @@ LIES: dict[str, tuple[C, Lie, str]] = {
     "a table in an absent BAR": (C.REGION_READ, config(MSIX + 4, "<I", 4), "MSI-X"),
     "a table beyond its BAR": (C.REGION_READ, config(MSIX + 4, "<I", 0xFFFF_FFF8 | 2), "MSI-X"),
     "many vectors": (C.REGION_READ, config(MSIX + 2, "<H", 0x7FF), "MSI-X: 2048 vectors"),
-    "pending bits elsewhere": (C.REGION_READ, config(MSIX + 8, "<I", 0), "MSI-X"),
+    "pending bits elsewhere": (C.REGION_READ, config(MSIX + 8, "<I", 0), "pending bits are in BAR 0: must be one BAR"),
     "a capability at the end": (C.REGION_READ, late, "cut off"),
     "half a configuration space": (C.REGION_READ, half, "bytes instead of 256"),
 }

@@ -181,7 +181,11 @@ def _msix(image: bytes, at: int | None, bars: list[int], interrupts: int) -> Msi
     vectors = (control & MSIX_SIZE) + 1
     ends = ((table, ENTRY * vectors), (pending, pending_bytes(vectors)))
     inside = all((where & 7) < BAR_COUNT and (where & ~7) + size <= bars[where & 7] for where, size in ends)
-    if not inside or table & 7 != pending & 7 or interrupts < vectors:
+    if table & 7 != pending & 7:
+        raise ProtocolError(
+            f"MSI-X: the table is in BAR {table & 7}, the pending bits are in BAR {pending & 7}: must be one BAR"
+        )
+    if not inside or interrupts < vectors:
         raise ProtocolError(
             f"MSI-X: {vectors} vectors and {interrupts} interrupts, tables at {table:#x} and {pending:#x}"
         )
