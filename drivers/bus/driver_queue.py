@@ -8,6 +8,7 @@ import attrs
 import trio
 
 from drivers.contracts.events import SILENT, Notified, QueueEnabled, QueueStopped, Reporter
+from drivers.contracts.ipc import Handle
 from drivers.flow.pump import BATCH_BUCKETS, Signal
 from rings.errors import MemoryFault, RemoteRingError, section_of
 from rings.queue import QueueStatistics, Virtqueue
@@ -38,6 +39,8 @@ class DriverQueue:
         self.ring = ring
         self.kick = kick
         """Notifies the device. Posted: does not wait."""
+        self.doorbells: tuple[Handle, Handle] | None = None
+        """Events that kick the device and call the driver, if the device is in another process."""
         self.signal = Signal()
         self.batches = [0] * BATCH_BUCKETS
         self.calls = 0

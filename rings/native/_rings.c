@@ -19,6 +19,7 @@ enum { AVAIL = 1 << 7, USED = 1 << 15, HANDS = AVAIL | USED };
 enum { DESC = 16 };      /* bytes of a descriptor */
 #define SEGMENT_MAX 0xFFFFFFFFLL
 #define CHAIN_MAX 0x100000000ULL
+#define NO_WORD UINT64_MAX /* no descriptor has all flags */
 
 /* Borrow a pinned view of `count` words of `unit` bytes. Raises ValueError if it is released, short or not aligned.
  *
@@ -31,6 +32,17 @@ static int borrow(PyObject *view, Py_buffer *buffer, Int count, int unit)
         return 1;
     PyBuffer_Release(buffer);
     PyErr_SetString(PyExc_ValueError, "the view of a ring is too short, or not aligned");
+    return 0;
+}
+
+/* Borrow the descriptors and the available ring of a split ring of `num` descriptors. */
+static int borrow_both(PyObject *const *views, Int num, Py_buffer *desc, Py_buffer *avail)
+{
+    if (!borrow(views[0], desc, 2 * num, 8))
+        return 0;
+    if (borrow(views[1], avail, AVAIL_RING + num, 2))
+        return 1;
+    PyBuffer_Release(desc);
     return 0;
 }
 
@@ -280,12 +292,10 @@ static PyObject *split_take(PyObject *Py_UNUSED(self), PyObject *const *args, Py
         return NULL;
     const Int num = v[0], first = v[1], count = v[2], batch = v[3];
     const uint64_t kind = v[4] ? WRITE : 0;
-    PyObject *states = args[2], *chains = NULL;
-    if (!borrow(args[0], &desc, 2 * num, 8))
+    PyObject *states = args[2];
+    if (!borrow_both(args, num, &desc, &avail))
         return NULL;
-    if (!borrow(args[1], &avail, AVAIL_RING + num, 2))
-        goto without_avail;
-    chains = PyList_New(0);
+    PyObject *chains = PyList_New(0);
     atomic_thread_fence(memory_order_acquire); /* after the caller's load of the available index */
     for (Int entry = first; chains != NULL && entry < first + count; entry++) {
         int failed = 0;
@@ -302,7 +312,6 @@ static PyObject *split_take(PyObject *Py_UNUSED(self), PyObject *const *args, Py
             Py_CLEAR(chains);
     }
     PyBuffer_Release(&avail);
-without_avail:
     PyBuffer_Release(&desc);
     if (chains != NULL && PyErr_Occurred())
         Py_CLEAR(chains);
@@ -323,10 +332,8 @@ static PyObject *split_tables(PyObject *Py_UNUSED(self), PyObject *const *args, 
     const Int num = v[0], first = v[1], count = v[2], batch = v[3];
     Int budget = v[4];
     PyObject *states = args[2], *chains = NULL;
-    if (!borrow(args[0], &desc, 2 * num, 8))
-        goto without_desc;
-    if (!borrow(args[1], &avail, AVAIL_RING + num, 2))
-        goto without_avail;
+    if (!borrow_both(args, num, &desc, &avail))
+        goto without_ring;
     chains = PyList_New(0);
     atomic_thread_fence(memory_order_acquire); /* after the caller's load of the available index */
     for (Int entry = first; chains != NULL && entry < first + count && budget > 0; entry++) {
@@ -345,9 +352,8 @@ static PyObject *split_tables(PyObject *Py_UNUSED(self), PyObject *const *args, 
         budget -= descs;
     }
     PyBuffer_Release(&avail);
-without_avail:
     PyBuffer_Release(&desc);
-without_desc:
+without_ring:
     PyBuffer_Release(&tables.bytes);
     if (chains != NULL && PyErr_Occurred())
         Py_CLEAR(chains);
@@ -395,12 +401,8 @@ static PyObject *split_add(PyObject *Py_UNUSED(self), PyObject *const *args, Py_
         return NULL;
     if (!are_plain(buffers, count))
         Py_RETURN_NONE;
-    if (!borrow(args[0], &desc, 2 * num, 8))
+    if (!borrow_both(args, num, &desc, &avail))
         return NULL;
-    if (!borrow(args[1], &avail, AVAIL_RING + num, 2)) {
-        PyBuffer_Release(&desc);
-        return NULL;
-    }
     Int head = v[1];
     int failed = 0;
     for (Py_ssize_t at = 0; at < count && !failed; at++) {
@@ -464,6 +466,12 @@ static uint64_t available(Int lap)
 static uint64_t used(Int lap)
 {
     return lap ? HANDS : 0;
+}
+
+/* The word of the first descriptor of a batch, which its caller stores last, for Python: -1 if it is `NO_WORD`. */
+static PyObject *kept_word(uint64_t word)
+{
+    return word == NO_WORD ? PyLong_FromLong(-1) : PyLong_FromUnsignedLongLong(word);
 }
 
 static void step(Int *slot, Int *lap, Int num)
@@ -572,7 +580,7 @@ static PyObject *packed_complete(PyObject *Py_UNUSED(self), PyObject *const *arg
     const Int num = v[0];
     Int slot = v[1], lap = v[2];
     const Int first_slot = v[3] < 0 ? slot : v[3];
-    PyObject *first_word = NULL;
+    uint64_t first_word = NO_WORD;
     const int marked = mark_completed(&c, num);
     int failed = marked < 0;
     for (Int at = 0; marked == 1 && !failed && at < c.count; at++) {
@@ -580,12 +588,10 @@ static PyObject *packed_complete(PyObject *Py_UNUSED(self), PyObject *const *arg
         if (failed)
             break;
         const uint64_t word = (uint64_t)written | (uint64_t)ident << 32 | (used(lap) | (written ? WRITE : 0)) << 48;
-        if (slot != first_slot) {
+        if (slot == first_slot)
+            first_word = word;
+        else
             store64(&desc, 2 * slot + 1, word);
-        } else {
-            Py_XDECREF(first_word);
-            first_word = PyLong_FromUnsignedLongLong(word);
-        }
         const Int count = get_int(args[2], ident, &failed);
         descs += count;
         slot += count;
@@ -600,11 +606,9 @@ static PyObject *packed_complete(PyObject *Py_UNUSED(self), PyObject *const *arg
     if (!failed && marked == 0)
         result = Py_NewRef(Py_None);
     else if (!failed)
-        result = first_word ? Py_BuildValue("(LLLO)", slot, lap, descs, first_word)
-                            : Py_BuildValue("(LLLi)", slot, lap, descs, -1);
+        result = Py_BuildValue("(LLLN)", slot, lap, descs, kept_word(first_word));
     else if (!PyErr_Occurred())
         PyErr_SetString(PyExc_SystemError, "the position of used descriptors is broken");
-    Py_XDECREF(first_word);
     return result;
 }
 
@@ -621,7 +625,8 @@ static PyObject *packed_add(PyObject *Py_UNUSED(self), PyObject *const *args, Py
     Py_buffer desc;
     if (!has_count(given, 11) || !take_ints(args + 6, 5, v))
         return NULL;
-    PyObject *buffers = args[1], *ids = args[5], *first_word = NULL;
+    PyObject *buffers = args[1], *ids = args[5];
+    uint64_t first_word = NO_WORD;
     const Int num = v[0], writable = v[4];
     Int slot = v[1], lap = v[2];
     const Int first_slot = v[3] < 0 ? slot : v[3];
@@ -647,8 +652,7 @@ static PyObject *packed_add(PyObject *Py_UNUSED(self), PyObject *const *args, Py
             atomic_thread_fence(memory_order_release);
             store64(&desc, 2 * slot + 1, word);
         } else {
-            Py_XDECREF(first_word);
-            first_word = PyLong_FromUnsignedLongLong(word);
+            first_word = word;
         }
         step(&slot, &lap, num);
     }
@@ -656,10 +660,9 @@ static PyObject *packed_add(PyObject *Py_UNUSED(self), PyObject *const *args, Py
     PyBuffer_Release(&desc);
     PyObject *result = NULL;
     if (!failed)
-        result = first_word ? Py_BuildValue("(LLO)", slot, lap, first_word) : Py_BuildValue("(LLi)", slot, lap, -1);
+        result = Py_BuildValue("(LLN)", slot, lap, kept_word(first_word));
     else if (!PyErr_Occurred())
         PyErr_SetString(PyExc_SystemError, "the list of free buffer ids is broken");
-    Py_XDECREF(first_word);
     return result;
 }
 

@@ -15,12 +15,14 @@ from rings.sides import IN_FLIGHT
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 
-__all__ = ["DeviceState", "DriverState", "NativeSplitVirtqueue", "NativeSplitVringh"]
+__all__ = ["Descriptors", "DeviceState", "DriverState", "NativeSplitVirtqueue", "NativeSplitVringh"]
 
 Views = tuple[memoryview, memoryview, memoryview]
 """Descriptors, available ring and used ring, as one side has pinned them."""
-DriverState = tuple[Views, tuple[int, int], int, list[int | None]]
-"""Views; available index and next used element; first free descriptor; tokens by head."""
+Descriptors = tuple[int, list[int | None], list[int]]
+"""First free descriptor; tokens by head; the free descriptor behind each free one."""
+DriverState = tuple[Views, tuple[int, int], Descriptors]
+"""Views; available index and next used element; descriptors."""
 DeviceState = tuple[Views, tuple[int, int, int], tuple[int, memoryview]]
 """Views; next available entry, available index last read, used index; address and view of the buffers' region."""
 
@@ -117,28 +119,30 @@ class NativeSplitVirtqueue(SplitVirtqueue):
     def lend(self) -> DriverState | None:
         """Return the state for C, which moves chains until `take_back`; None if that is not possible now."""
         watched = getattr(self.publish, "__func__", None) is not SplitVirtqueue.publish
-        if not self.native or watched or not self._event_idx or self._violation or self._added != self._published:
+        if not self.native or watched or not self._event_idx or self._violation or self._in_order:
+            return None
+        if self._added != self._published:
             return None
         views = self._desc, self._avail, self._ring.used
-        return views, (self._added, self._last_used), self._free, self._tokens
+        return views, (self._added, self._last_used), (self._free, self._tokens, self._next)
 
     def take_back(
-        self, added: int, last_used: int, count: int, returned: int, kicks: int, token: int | None = None
+        self, places: tuple[int, int], count: int, returned: int, kicks: int, descriptors: Descriptors | None = None
     ) -> None:
-        """Continue behind ``count`` chains that C added and published one by one, and ``returned`` that it got back.
+        """Continue at ``places``, as in `DriverState`, behind ``count`` chains that C added and published one by one.
 
-        With ``token``, the last chain added is still in flight.
+        It got ``returned`` back. ``descriptors`` are those of a ring whose chains the device reads, if they changed.
         """
-        self._added, self._published, self._last_used, self._used_end = added, added, last_used, last_used
+        self._added, self._last_used = places
+        self._published, self._used_end = places
         self._chains += count
         self._returned += returned
         self._kicks += kicks
         self._suppressed += count - kicks
-        if token is not None:
-            head = self._free
-            self._tokens[head], self._counts[head], self._writable[head] = token, 1, 0
-            self._free = self._next[head]
-            self.num_free -= 1
+        if descriptors is not None:
+            self._free, self._tokens[:], self._next[:] = descriptors
+            self._counts[:], self._writable[:] = [1] * self.num, [0] * self.num
+            self.num_free = self._tokens.count(None)
 
     def add_each(self, buffers: Sequence[tuple[Addr, int, int]], writable: bool, /) -> None:
         count = len(buffers)

@@ -292,7 +292,7 @@ class _Watch(_Event):
         super().__init__(handle)
         # Each write is an edge, so the counter is never read: it overflows only after 2^64 writes.
         try:
-            poller.watch(self.fileno(), callback)
+            poller.watch(self.fileno(), callback, by_task=False)
         except OSError as exc:
             super().close()
             raise Unusable(f"cannot watch another event: {exc.strerror}") from None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from time import monotonic, sleep
 from typing import Protocol
 
@@ -35,13 +35,16 @@ WATCHED = select.EPOLLIN | select.EPOLLET
 
 
 class Carrier(Protocol):
-    """Ports whose frames are carried without Python."""
+    """Ports and rings whose frames are carried without Python."""
 
     def wait(self, epoll: int, stop: int, seconds: float, /) -> list[int]:
         """Wait for events of an epoll set, up to ``seconds``, and carry frames meanwhile.
 
         Returns the descriptors whose events Python has to handle, ``stop`` among them if it is readable.
         """
+
+    def forget(self, fd: int, /) -> None:
+        """Carry nothing for ``fd`` any more, which is about to be closed. Harmless if the carrier does not know it."""
 
 
 def trio_epoll() -> int | None:
@@ -76,7 +79,7 @@ class _Ahead(trio.abc.Instrument):
         waits = timeout > 0
         while True:
             fds = self._carrier.wait(self._poller.fileno(), self._stop, timeout)
-            if fds and self._poller.dispatch_ports(fds):
+            if fds and self._poller.dispatch_data(fds):
                 os.eventfd_write(self._wake, 1)  # other events are for the poller's task
                 return
             if self._stop in fds or not waits:
@@ -88,6 +91,8 @@ class _Ahead(trio.abc.Instrument):
                 return
             if not fds:  # no deadline, but a wait for idleness: that is Trio's
                 return
+            if pause := self._poller.pause_now():
+                sleep(pause)
 
 
 class Poller:
@@ -98,6 +103,7 @@ class Poller:
         self._moderation = Moderation() if moderate else None
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], object]] = {}
+        self._others: set[int] = set()  # descriptors whose callbacks only a task may call
         self._byte_counts: dict[int, Callable[[], int]] = {}
         self._window_bytes, self._window_start = 0, 0.0  # byte count and time at the start of the window
         self._polling = self._running = False
@@ -113,7 +119,7 @@ class Poller:
             self._adapt()
 
     def carry(self, carrier: Carrier | None) -> None:
-        """Let ``carrier`` carry frames from now on, unless the poller moderates; None: no more."""
+        """Let ``carrier`` carry frames from now on; None: no more."""
         if carrier is not self._carrier:
             self._carrier = carrier
             self._adapt()
@@ -132,19 +138,27 @@ class Poller:
         """
         signal = Signal()
         self._byte_counts[fd] = byte_count
-        self.watch(fd, signal.set)
+        self.watch(fd, signal.set, by_task=False)
         return signal
 
-    def watch(self, fd: int, callback: Callable[[], object]) -> None:
-        """Call ``callback`` when ``fd`` may be readable. It must not wait or raise."""
+    def watch(self, fd: int, callback: Callable[[], object], *, by_task: bool = True) -> None:
+        """Call ``callback`` when ``fd`` may be readable. It must not wait or raise.
+
+        Without ``by_task``, also where no task runs: between those of Trio.
+        """
         self._epoll.register(fd, WATCHED)
+        if by_task:
+            self._others.add(fd)
         self._callbacks[fd] = callback
 
     def unregister(self, fd: int) -> None:
         """Stop watching ``fd``; call it before closing the descriptor. Harmless if it is not watched."""
         self._byte_counts.pop(fd, None)
+        self._others.discard(fd)
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
+            if self._carrier is not None:
+                self._carrier.forget(fd)
 
     def at_end(self, notify: Callable[[], object]) -> None:
         """Call ``notify`` once at the end of the current poll, or now if there is none. It must not raise.
@@ -174,7 +188,7 @@ class Poller:
             else:
                 await trio.lowlevel.checkpoint()
                 continue
-            if pause := self._pause_now():
+            if pause := self.pause_now():
                 await trio.lowlevel.checkpoint()  # tasks that were woken run before the pause
                 sleep(pause)  # noqa: ASYNC251  a sleep through Trio costs more than the pause is long
             else:
@@ -184,7 +198,7 @@ class Poller:
                     pass  # woken by `_adapt`
 
     def _is_ahead(self) -> bool:
-        return self._carrier is not None and self._moderation is None
+        return self._carrier is not None
 
     async def _run_ahead(self, stop: int) -> None:
         """Watch in front of Trio, which has its events in the epoll set ``stop``, whenever all of its tasks wait."""
@@ -200,28 +214,40 @@ class Poller:
                 if ahead.error is not None:
                     raise ahead.error
                 ready, self._ready = self._ready, []
-                for fd in ready:
-                    self._dispatch(fd)
+                self._call_each(ready)
         finally:
             trio.lowlevel.remove_instrument(ahead)
             self._epoll.unregister(stop)
             self._wake = -1
             os.close(wake)
 
-    def dispatch_ports(self, fds: Iterable[int]) -> bool:
-        """Call the callbacks of ports with events; return whether there are others, for the task of `run`."""
-        ports = self._byte_counts
-        others = [fd for fd in fds if fd in self._callbacks and fd not in ports]
+    def dispatch_data(self, fds: Sequence[int]) -> bool:
+        """Call the callbacks of ports and rings with events; return whether there are others, for the task of `run`."""
+        others = [fd for fd in fds if fd in self._others]
         self._ready += others
-        for fd in fds:
-            if fd in ports:
-                self._dispatch(fd)
+        self._polling = True
+        try:
+            self._call_each([fd for fd in fds if fd not in others] if others else fds)
+        finally:
+            self._end_poll()
         return bool(others)
 
-    def _dispatch(self, fd: int) -> None:
-        callback = self._callbacks.get(fd)
-        if callback is not None:
-            callback()
+    def _call_each(self, fds: Sequence[int]) -> None:
+        """Call the callbacks of descriptors with events, as far as there are any."""
+        callbacks, ports = self._callbacks, self._byte_counts
+        # Ports last: they may by then have received the answers to the frames just sent.
+        for fd in sorted(fds, key=ports.__contains__) if len(fds) > 1 else fds:
+            callback = callbacks.get(fd)
+            if callback is not None:
+                callback()
+
+    def _end_poll(self) -> None:
+        """Make the calls that were deferred until the end of this poll."""
+        self._polling = False
+        if self._deferred:
+            deferred, self._deferred = self._deferred, {}
+            for notify in deferred:
+                notify()
 
     def fileno(self) -> int:
         """Return the descriptor of the epoll set."""
@@ -229,27 +255,19 @@ class Poller:
 
     def _poll(self) -> bool:
         """Serve all ready descriptors; return whether more may be ready."""
-        poll, callbacks, ports = self._epoll.poll, self._callbacks, self._byte_counts
+        poll = self._epoll.poll
         self._polling = True
         try:
             for _ in range(EPOLL_PASSES_PER_POLL):
                 events = poll(0)
                 if not events:
                     return False
-                # Ports last: they may by then have received the answers to the frames just sent.
-                for fd, _ in sorted(events, key=lambda event: event[0] in ports) if len(events) > 1 else events:
-                    callback = callbacks.get(fd)
-                    if callback is not None:
-                        callback()
+                self._call_each([fd for fd, _ in events])
             return True
         finally:
-            self._polling = False
-            if self._deferred:
-                deferred, self._deferred = self._deferred, {}
-                for notify in deferred:
-                    notify()
+            self._end_poll()
 
-    def _pause_now(self) -> float:
+    def pause_now(self) -> float:
         """Return the seconds until the next poll; 0 to wait for an event instead."""
         moderation = self._moderation
         if moderation is None:

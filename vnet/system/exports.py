@@ -165,6 +165,8 @@ def _place(
     world.devices[name] = Device(
         name, spec, world.topology.ends(spec), host, host, path, back, driver_end, end, driver_memory=memory
     )
+    if world.shuttles is not None:
+        world.shuttles.add(world.devices[name])
     return Served(name, export.socket, server, lines, identity.reporter, back, end, export), start
 
 

@@ -8,13 +8,16 @@ import attrs
 
 from drivers.bus.device_queue import DeviceQueue
 from drivers.bus.driver_queue import DriverQueue
+from drivers.contracts.ipc import Handle
 from drivers.transports.pci.back import VirtioEpf
+from drivers.transports.vhost_user import VhostUserBack
 from vnet.link.base import Counting, Direction
+from vnet.linux.ipc import FileHandle
 from vnet.pcie.epc import EndpointController
 from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.pcie.interrupts import Interrupts
 
-__all__ = ["Route", "find_route"]
+__all__ = ["Route", "find_doorbells", "find_route"]
 
 
 @attrs.frozen
@@ -29,6 +32,22 @@ class Route:
         self.link.count_writes(Direction.DOWNSTREAM, kicks)
         self.link.count_writes(Direction.UPSTREAM, calls)
         self.interrupts.delivered += calls
+
+
+def find_doorbells(driver: DriverQueue | None, device: DeviceQueue | None) -> tuple[int, int] | None:
+    """Return the descriptors of the events by which a queue's driver kicks and its device calls, over vhost-user.
+
+    One of both sides is given. Returns None if there are no such events.
+    """
+    events: tuple[Handle, Handle] | None = None
+    if driver is not None:
+        events = driver.doorbells
+    elif device is not None and isinstance(device.device.ops, VhostUserBack):
+        events = device.device.ops.doorbells(device)
+    if events is None or not all(isinstance(event, FileHandle) for event in events):
+        return None
+    kick, call = (event.fileno() for event in events if isinstance(event, FileHandle))
+    return kick, call
 
 
 def find_route(driver: DriverQueue, device: DeviceQueue) -> Route | None:

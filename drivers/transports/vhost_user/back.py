@@ -12,7 +12,7 @@ from drivers.bus.vhost import DeviceQueue
 from drivers.carriers.framing import ProtocolError, receive_message, within
 from drivers.carriers.server import SessionServer
 from drivers.carriers.vhost_user import SocketBack
-from drivers.contracts.ipc import FdSocket, Handle, Ipc
+from drivers.contracts.ipc import FdSocket, Handle, Ipc, Notifier
 from drivers.errors import TransportLost
 from drivers.transports.vhost_user.constants import BackendRequest, ProtocolFeature
 from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, HEADER_SIZE, Assembler, emit, request_name
@@ -71,6 +71,13 @@ class VhostUserBack(SessionServer, SocketBack):
             call = self._session.rings[queue.index].call
             if call is not None:
                 call.notify()
+
+    def doorbells(self, queue: DeviceQueue) -> tuple[Handle, Notifier] | None:
+        """Return the events of a queue by which the driver kicks and the device calls; None without both."""
+        if self._session is None:
+            return None
+        ring = self._session.rings[queue.index]
+        return None if ring.kick is None or ring.call is None else (ring.kick, ring.call)
 
     def config_changed(self) -> None:
         """Notify the front end of a configuration change; without a channel it sees the change on its next read."""

@@ -78,6 +78,7 @@ class FrontRings:
                 self._queues.append(queue)
                 call = ipc.watch(ipc.make_event(), queue.on_call)
                 handles.append(call)
+                queue.doorbells = kick, call
                 err = ipc.watch(ipc.make_event(), partial(broken, index))
             except Unusable as exc:
                 for handle in handles:

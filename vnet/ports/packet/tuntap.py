@@ -123,7 +123,7 @@ class TunTapPort(NativePort):
         """Let ``poller`` watch for frames until `close`."""
         for queue in self.queues:
             queue._poller = poller
-            queue._arrival = poller.register(queue._fd, queue.byte_count)
+            queue._arrival = poller.register(queue._fd, queue.uncarried_bytes)
 
     @property
     def live(self) -> bool:
@@ -293,6 +293,11 @@ class TunTapPort(NativePort):
         """Whether a flow waits for a frame, and lets the poller serve it."""
         return self._arrival is not None and self._arrival.serves
 
+    def arrive(self) -> None:
+        """Let the flow that waits for a frame look for one."""
+        if self._arrival is not None:
+            self._arrival.set()
+
     def pending(self) -> bool:
         return not self._plain or bool(self._poll.poll(0))
 
@@ -363,8 +368,7 @@ class TunTapPort(NativePort):
     def _wake(self) -> None:
         """Make waiters check again. `notify_closing` is meant for closing, but the descriptor stays open here."""
         trio.lowlevel.notify_closing(self._fd)
-        if self._arrival is not None:
-            self._arrival.set()
+        self.arrive()
 
     # For subclasses
 

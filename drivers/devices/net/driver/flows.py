@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+
 from drivers.bus.virtio import DriverQueue
 from drivers.contracts.hw import DmaMemory
 from drivers.contracts.ports import HEADER_SIZE, NO_FRAME, NOT_PLAIN, NativeQueue, Offloads, PacketQueue
@@ -17,9 +19,9 @@ from rings.memory import Addr
 from rings.native import NATIVE
 
 if TYPE_CHECKING or NATIVE:
-    from rings.split.native import DriverState, NativeSplitVirtqueue
+    from rings.split.native import Descriptors, DriverState, NativeSplitVirtqueue
 
-__all__ = ["FrameBuffers", "VirtioNetReceive", "VirtioNetTransmit"]
+__all__ = ["FrameBuffers", "Lent", "VirtioNetReceive", "VirtioNetTransmit"]
 
 POSTED = CHUNK
 """Minimum number of receive buffers in the ring, if the driver has as many."""
@@ -27,6 +29,8 @@ POSTED_BYTES = 2 << 20
 """Maximum bytes that the device writes before it reuses a buffer; `POSTED` takes precedence."""
 CARRIED, CARRIED_BYTES = 8, 1 << 19
 """The same where C carries frames one by one: each buffer returns before the next frame."""
+SENT, SENT_BYTES = 16, 1 << 20
+"""Half of the buffers, and of their bytes, that a device in another process may have from C at a time."""
 USUAL = 16
 """Number of batches over which the average frame size is taken, so that single frames change little."""
 
@@ -38,6 +42,20 @@ class FrameBuffers(BufferBlock):
         super().__init__(dma, count, size)
         self.segs = [[view] for view in self.views]
         self.whole = [(addr, size, slot) for slot, addr in enumerate(self.addrs)]
+
+
+@attrs.frozen(eq=False)
+class Lent:
+    """The state of a flow that C continues."""
+
+    ring: DriverState
+    slots: FrameBuffers
+    free: list[int] = attrs.field(factory=list)
+    """Free slots of a transmit queue, the next one last."""
+    usual: float = 0.0
+    """Average bytes of a frame."""
+    posted: tuple[int, int, int] = 0, 0, 0
+    """Buffers in a receive queue; bytes, then buffers, of which the device may have twice as many."""
 
 
 class VirtioNetTransmit(NetFlow[DriverQueue]):
@@ -55,13 +73,15 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
         super().__init__(queue, port, traffic)
         self._slots = slots
         self._free = list(range(len(slots.addrs)))
+        self._holds = False  # whether a frame is in the next free slot already
+        self._usual = 0.0  # average bytes of the frames that C carries
 
     def move(self) -> tuple[int, Wait]:
-        free, ring = self._free, self.queue.ring
         if not self.enabled:
             return 0, self._switched
-        free += [slot for slot, _ in ring.get_each(ring.num)]
-        if not free:
+        self._reclaim()
+        self._holds = False
+        if not self._free:
             return 0, QUEUE
         if self._native is not None and self._native.native:
             return self._move_native(self._native)
@@ -69,25 +89,43 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
 
     def take_back(self) -> int:
         """Take the used buffers back, after the queue was reset. Returns the number of frames not sent."""
-        ring = self.queue.ring
-        self._free += [slot for slot, _ in ring.get_each(ring.num)]
+        self._reclaim()
         return len(self._slots.addrs) - len(self._free)
 
-    def lend(self) -> tuple[DriverState, FrameBuffers, int] | None:
-        """Return the ring's state, the buffers, and the slot of the next frame, for C; None if not possible now."""
+    def _reclaim(self) -> None:
+        """Take the used buffers back."""
         free, ring = self._free, self.queue.ring
+        at = len(free) - self._holds
+        free[at:at] = [slot for slot, _ in ring.get_each(ring.num)]
+
+    def lend(self, alone: bool) -> Lent | None:
+        """Return the state for C; None if that is not possible now. ``alone``: the device is in another process."""
+        ring = self.queue.ring
         if not self.enabled or not isinstance(ring, NativeSplitVirtqueue):
             return None
-        free += [slot for slot, _ in ring.get_each(ring.num)]
-        state = ring.lend()
-        return None if state is None or ring.num_free < ring.num else (state, self._slots, free[-1])
+        self._reclaim()
+        state = ring.lend() if alone or ring.num_free == ring.num else None
+        return None if state is None else Lent(state, self._slots, self._free, self._usual, (0, SENT_BYTES, SENT))
 
-    def take_over(self, added: int, last_used: int, figures: Figures, kicks: int, in_flight: bool) -> None:
-        """Continue behind frames that C has moved; with ``in_flight``, the device may still have the last one."""
+    def take_over(
+        self,
+        places: tuple[int, int],
+        returned: int,
+        figures: Figures,
+        kicks: int,
+        descriptors: Descriptors,
+        free: list[int],
+        holds: bool,
+        usual: float,
+    ) -> None:
+        """Continue behind frames that C has moved; see `NativeSplitVirtqueue.take_back`.
+
+        ``holds``: C has read another frame, into the next free slot.
+        """
         ring = self.queue.ring
         assert isinstance(ring, NativeSplitVirtqueue)
-        token = self._free.pop() if in_flight else None
-        ring.take_back(added, last_used, figures.count, figures.count - in_flight, kicks, token)
+        self._free, self._holds, self._usual = free, holds, usual
+        ring.take_back(places, figures.count, returned, kicks, descriptors)
         self.count_each(figures)
 
     def _move_python(self, limit: int, budget: int) -> tuple[int, Wait]:
@@ -168,7 +206,7 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
         self._spare: list[int] = []
         """Slots held back from the ring, the most recently used last."""
         self._usual = 0.0  # average bytes per buffer
-        self._carried = False  # whether C carries frames
+        self._posted = POSTED, POSTED_BYTES
 
     def fill(self) -> None:
         """Add all buffers to the ring; they are published once the device is live."""
@@ -233,32 +271,30 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
             pass
         return len(self._taken)
 
-    def lend(self) -> tuple[DriverState, FrameBuffers, float, int] | None:
-        """Return the ring's state, the buffers, the average frame, and the number of buffers in the ring, for C.
-
-        Returns None if it is not possible now.
-        """
+    def lend(self, alone: bool) -> Lent | None:
+        """Return the state for C; None if that is not possible now. ``alone``: the device is in another process."""
         ring = self.queue.ring
         if self._taken or not isinstance(ring, NativeSplitVirtqueue):
             return None
-        self._carried = True
+        self._posted = (POSTED, POSTED_BYTES) if alone else (CARRIED, CARRIED_BYTES)
         self._post()
         self.queue.flush()
         posted = ring.num - ring.num_free
         state = ring.lend() if posted <= 2 * self._wanted() else None
-        return None if state is None else (state, self._slots, self._usual, posted)
+        least, most = self._posted
+        return None if state is None else Lent(state, self._slots, [], self._usual, (posted, most, least))
 
-    def take_over(self, added: int, last_used: int, figures: Figures, kicks: int, usual: float) -> None:
+    def take_over(self, places: tuple[int, int], figures: Figures, kicks: int, usual: float) -> None:
         """Continue behind frames that C has moved."""
         ring = self.queue.ring
         assert isinstance(ring, NativeSplitVirtqueue)
-        ring.take_back(added, last_used, figures.count, figures.count, kicks)
+        ring.take_back(places, figures.count, figures.count, kicks)
         self._usual = usual
         self.count_each(figures)
 
     def _wanted(self) -> int:
         """Return the number of buffers that should be in the ring."""
-        least, most = (CARRIED, CARRIED_BYTES) if self._carried else (POSTED, POSTED_BYTES)
+        least, most = self._posted
         return max(least, int(most / max(self._usual, 1.0)))
 
     def _give_back(self, used: list[tuple[int, int]]) -> None:

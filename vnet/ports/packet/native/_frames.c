@@ -8,12 +8,15 @@
 
 #include "_heads.h"
 
-#include <errno.h>
 #include <sys/uio.h>
-#include <unistd.h>
 
 enum { BATCH_MAX = 64 };
 enum { NO_FRAME = -1, NOT_PLAIN = -2 }; /* why `recv_each` stopped */
+
+static int covers(const Py_buffer *view, Int at, Int size)
+{
+    return at >= 0 && size >= 0 && at <= view->len && size <= view->len - at;
+}
 
 /* Take the numbers of sequence[at], a tuple of `count` numbers. */
 static int take_numbers(PyObject *sequence, Py_ssize_t at, int count, Int *numbers)
@@ -49,7 +52,7 @@ static PyObject *send_each(PyObject *Py_UNUSED(self), PyObject *const *args, Py_
         return NULL;
     struct iovec parts[BATCH_MAX][2];
     unsigned char outs[BATCH_MAX][HEAD];
-    Verdict verdict = {0};
+    Verdict known[MEMO] = {0};
     int ready = 0, plain = 1;
     for (; ready < count && ready < BATCH_MAX; ready++) {
         if (!take_numbers(args[2], ready, pitch ? 2 : 3, n)) {
@@ -57,15 +60,12 @@ static PyObject *send_each(PyObject *Py_UNUSED(self), PyObject *const *args, Py_
             break;
         }
         const Int at = pitch ? n[0] * pitch : n[1], size = pitch ? n[1] : n[2];
-        if (size < HEAD || !covers(&view, at, size))
+        const unsigned char *frame = (const unsigned char *)view.buf + at;
+        const Verdict *verdict = covers(&view, at, size) ? find_verdict(&caches, known, frame, size, NULL) : NULL;
+        if (verdict == NULL)
             break;
-        unsigned char head[HEAD];
-        memcpy(head, (const char *)view.buf + at, HEAD);
-        plain = has_verdict(&verdict, head) ? 1 : judge(&caches, head, &verdict);
-        if (plain != 1 || size < verdict.low || size > verdict.high)
-            break;
-        memcpy(outs[ready], verdict.out, verdict.out_size);
-        parts[ready][0] = (struct iovec){outs[ready], verdict.out_size};
+        memcpy(outs[ready], verdict->out, verdict->out_size);
+        parts[ready][0] = (struct iovec){outs[ready], verdict->out_size};
         parts[ready][1] = (struct iovec){(char *)view.buf + at + HEAD, (size_t)size - HEAD};
     }
     int sent = 0;
@@ -81,15 +81,6 @@ static PyObject *send_each(PyObject *Py_UNUSED(self), PyObject *const *args, Py_
 }
 
 /* ---------------------------------------------------------------- towards the ring */
-
-static ssize_t read_frame(int fd, unsigned char *buffer, Int room)
-{
-    ssize_t size;
-    Py_BEGIN_ALLOW_THREADS
-    size = read(fd, buffer, (size_t)room);
-    Py_END_ALLOW_THREADS
-    return size;
-}
 
 /* recv_each(fd, view, targets, limit, budget, addrs, base, room, fronts, front_size, size_max, verdicts, one_buffer)
  *     -> ([(head, bytes)] or [(address, bytes, slot)], bytes without virtio_net_hdr, why it stopped)
@@ -112,11 +103,10 @@ static PyObject *recv_each(PyObject *Py_UNUSED(self), PyObject *const *args, Py_
     PyObject *addrs = args[5];
     if (PyErr_Occurred() || PyObject_GetBuffer(args[1], &view, PyBUF_WRITABLE) < 0)
         return NULL;
-    const Int limit = v[0] < count ? v[0] : count, budget = v[1], skip = front_size - HEADER;
-    const Fronts fronts = {args[8], args[11], front_size};
-    Front front = {0};
+    const Int limit = v[0] < count ? v[0] : count, budget = v[1];
+    Source source = {.fd = (int)fd, .fronts = {args[8], args[11], front_size}, .size_max = size_max};
     PyObject *done = PyList_New(0);
-    Int total = 0, octets = 0, stopped = NOT_PLAIN;
+    Int total = 0, stopped = NOT_PLAIN;
     int failed = done == NULL;
     for (Int i = 0; !failed && i < limit && total < budget; i++) {
         Int head = 0, addr = 0, at, room;
@@ -135,24 +125,13 @@ static PyObject *recv_each(PyObject *Py_UNUSED(self), PyObject *const *args, Py_
         if (failed || room <= LARGEST || !covers(&view, at, room)) /* larger frames would be cut */
             break;
         unsigned char *buffer = (unsigned char *)view.buf + at;
-        const ssize_t got = read_frame((int)fd, buffer + skip, room - skip);
-        if (got < 0) {
-            stopped = errno == EAGAIN || errno == EWOULDBLOCK ? NO_FRAME : NOT_PLAIN;
+        PyThreadState *gil = PyEval_SaveThread();
+        const Int size = read_frame(&source, buffer, room, &gil);
+        PyEval_RestoreThread(gil);
+        if (size <= 0) {
+            stopped = size == 0 ? NO_FRAME : source.left > 0 ? source.left : NOT_PLAIN;
             break;
         }
-        const Int size = skip + got;
-        unsigned char lead[LEAD] = {0};
-        memcpy(lead, buffer + skip, (size_t)(got < LEAD - skip ? got : LEAD - skip));
-        unsigned char key[FRONT_KEY];
-        int plain = (size <= size_max || lead[1]) && make_key(&fronts, lead, size, key);
-        if (plain && !has_front(&front, key))
-            plain = look_up_front(&fronts, lead, key, &front);
-        if (plain != 1) {
-            stopped = got;
-            failed = plain < 0;
-            break;
-        }
-        memcpy(buffer, front.front, (size_t)front_size);
         if (one_buffer) {
             buffer[KERNEL_HEADER] = 1;
             buffer[KERNEL_HEADER + 1] = 0;
@@ -161,10 +140,9 @@ static PyObject *recv_each(PyObject *Py_UNUSED(self), PyObject *const *args, Py_
         failed = tuple == NULL || PyList_Append(done, tuple) < 0;
         Py_XDECREF(tuple);
         total += size;
-        octets += size - HEADER;
     }
     PyBuffer_Release(&view);
-    PyObject *result = failed ? NULL : Py_BuildValue("(OLL)", done, octets, stopped);
+    PyObject *result = failed ? NULL : Py_BuildValue("(OLL)", done, source.bytes, stopped);
     Py_XDECREF(done);
     return result;
 }

@@ -6,6 +6,9 @@
 
 #include "../../../../rings/native/_base.h"
 
+#include <errno.h>
+#include <unistd.h>
+
 enum {
     HEADER = 12,             /* virtio_net_hdr */
     KERNEL_HEADER = 10,      /* the part of it that the kernel fills */
@@ -15,11 +18,15 @@ enum {
     IPV4_TO = HEAD + 16, IPV4_END = HEAD + 20, IPV6_TO = HEAD + 24, IPV6_END = HEAD + 40,
     LARGEST = HEAD + 16 + 0xFFFF, /* with VLAN tags: no frame of an interface is larger */
     FRONT_KEY = HEAD + 16,
+    MEMO = 8,                /* recent heads that are remembered, by a hash */
 };
 
-static int covers(const Py_buffer *view, Int at, Int size)
+static unsigned memo(const unsigned char *key, int size)
 {
-    return at >= 0 && size >= 0 && at <= view->len && size <= view->len - at;
+    unsigned hash = 0;
+    for (int i = 0; i < size; i++)
+        hash = hash * 31 + key[i];
+    return (hash ^ hash >> 5) % MEMO;
 }
 
 /* ---------------------------------------------------------------- from the ring */
@@ -78,6 +85,30 @@ static int judge(const Judge *judge, const unsigned char *head, Verdict *verdict
     verdict->high = high;
     verdict->valid = 1;
     return 1;
+}
+
+/* Return the verdict of a frame if it is plain, else NULL. `known` are the verdicts of recent heads.
+ *
+ * `gil`: state of a caller that has released the GIL, which is taken to look into Python's caches; NULL if it is held. */
+static const Verdict *find_verdict(const Judge *caches, Verdict *known, const unsigned char *frame, Int size,
+                                   PyThreadState **gil)
+{
+    unsigned char head[HEAD];
+    if (size < HEAD)
+        return NULL;
+    memcpy(head, frame, HEAD);
+    Verdict *verdict = &known[memo(head, HEAD)];
+    if (!has_verdict(verdict, head)) {
+        if (gil != NULL)
+            PyEval_RestoreThread(*gil);
+        const int plain = judge(caches, head, verdict);
+        PyErr_Clear();
+        if (gil != NULL)
+            *gil = PyEval_SaveThread();
+        if (plain != 1)
+            return NULL;
+    }
+    return size < verdict->low || size > verdict->high ? NULL : verdict;
 }
 
 /* ---------------------------------------------------------------- towards the ring */
@@ -167,4 +198,45 @@ static int look_up_front(const Fronts *fronts, const unsigned char *lead, const 
     memcpy(front->key, key, FRONT_KEY);
     front->valid = 1;
     return 1;
+}
+
+/* A port that frames are read from, the fronts of recent frames, and what was read. */
+typedef struct {
+    int fd;
+    Fronts fronts;
+    double size_max; /* of header and frame without GSO */
+    Front known[MEMO];
+    Int frames, bytes; /* without headers */
+    Int left; /* bytes of a frame that was read and is not plain; 0 without one */
+} Source;
+
+/* Read a frame into a buffer, behind its front. Returns its bytes, 0 without a frame; -1 if it is not plain.
+ *
+ * The caller has released the GIL, which is taken only to look into Python's caches. */
+static Int read_frame(Source *source, unsigned char *buffer, Int room, PyThreadState **gil)
+{
+    const Int skip = source->fronts.size - HEADER;
+    const ssize_t got = read(source->fd, buffer + skip, (size_t)(room - skip));
+    source->left = got < 0 ? 0 : got;
+    if (got < 0)
+        return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
+    const Int size = skip + got;
+    unsigned char lead[LEAD] = {0}, key[FRONT_KEY];
+    memcpy(lead, buffer + skip, (size_t)(got < LEAD - skip ? got : LEAD - skip));
+    if ((size > source->size_max && !lead[1]) || !make_key(&source->fronts, lead, size, key))
+        return -1;
+    Front *front = &source->known[memo(key, FRONT_KEY)];
+    if (!has_front(front, key)) {
+        PyEval_RestoreThread(*gil);
+        const int plain = look_up_front(&source->fronts, lead, key, front);
+        PyErr_Clear();
+        *gil = PyEval_SaveThread();
+        if (plain != 1)
+            return -1;
+    }
+    memcpy(buffer, front->front, (size_t)source->fronts.size);
+    source->left = 0;
+    source->frames++;
+    source->bytes += size - HEADER;
+    return size;
 }

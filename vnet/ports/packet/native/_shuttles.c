@@ -1,10 +1,9 @@
-/* Shuttles: plain frames from port to port, through both sides of a split ring, while Python waits for events.
+/* Shuttles: plain frames between ports and a split ring, while Python waits for events.
  *
- * A shuttle is one direction of a queue pair whose two sides are in this process. Python lends it the state of both
- * flows, which wait, and takes it back before any other Python code runs. Each frame makes all of its moves: it is read
- * into a buffer, made available, taken, written, and given back, and both sides publish their index. Sides notify each
- * other as their events say: the first frame of a burst wakes the other side, which polls until the burst ends, and
- * then asks for notifications again.
+ * A shuttle is one direction of a queue pair: both of its sides, or the one in this process. Python lends it the state of
+ * their flows, which wait, and takes it back before any other Python code runs. Each frame makes all of its moves: it is read
+ * into a buffer, made available, taken, written, and given back, and each side publishes its index. Sides notify each other
+ * as their events say: the first frame of a burst wakes the side that receives, which polls until the burst ends.
  *
  * A shuttle stops before what is not plain and says which flow goes on: the flow then meets the frame, the chain or the
  * broken rule as if C were not there. Each word of the other side is loaded once, by an atomic load.
@@ -12,15 +11,17 @@
 
 #include "_heads.h"
 
-#include <errno.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/uio.h>
 #include <time.h>
-#include <unistd.h>
 
-enum { NUM_MAX = 1024, FDS_MAX = 4096, EVENTS_MAX = 64, TURN = 64, MEMO = 8, NO_SLOT = -1 };
-/* Why a shuttle stopped: there is no frame; or which flow has to go on. */
-enum { IDLE, TURN_ENDS, READER, WRITER };
+enum { NUM_MAX = 1024, FDS_MAX = 4096, EVENTS_MAX = 64, TURN = 64, NO_SLOT = -1 };
+/* Why a shuttle stopped: there is no frame; or the other process has all buffers; or which flow has to go on. */
+enum { IDLE, TURN_ENDS, STARVED, READER, WRITER };
+enum { AVAIL_EVENT = 4 }; /* times the size of the ring: place of the event behind the used elements, in words of 16 bits */
+/* The sides of a shuttle: the one that reads frames from its port, and the one that writes them to its port. */
+enum { SENDS = 1, RECEIVES = 2, BOTH = SENDS | RECEIVES };
 
 /* One side's views of the ring, and its private positions. */
 typedef struct {
@@ -33,31 +34,33 @@ typedef struct {
     int pending;       /* there may be more frames */
     int stopped;
     int towards_device;
+    int sides;
+    int doorbell; /* eventfd of the side in another process; -1 if both are here */
     /* ports */
-    int in, out;
-    Fronts fronts;
+    Source in;
+    int out;
     Judge judge;
-    Front known_fronts[MEMO];
     Verdict known_heads[MEMO];
-    double size_max;
     /* the ring */
     Views driver, device;
     Int num;
     uint16_t added, last_used;            /* driver: available index, next used element */
     uint16_t last_avail, avail_end, used; /* device: next available entry, available index last read, used index */
-    int running;                          /* the side that sends polls, because it was notified in this burst */
+    int running;                          /* the side that receives polls, because it was notified in this burst */
     /* buffers */
     Py_buffer block, region; /* as driver and device see them */
     uint64_t block_base, region_base;
     Int room, pitch;
-    Int head, slot; /* towards the device: the descriptor and the buffer that are used for each frame */
-    int outstanding; /* the chain of the last frame was not taken back yet */
-    int16_t slots[NUM_MAX]; /* towards the driver: buffer by head, or NO_SLOT */
+    Int head;               /* the driver's first free descriptor */
+    int32_t next[NUM_MAX];  /* free descriptor behind a free one */
+    int32_t slots[NUM_MAX]; /* buffer by head, or NO_SLOT */
+    int32_t free[2 * NUM_MAX]; /* towards the device: free buffers, the next one last */
+    Int free_count;
     double usual;    /* average bytes of a frame */
     Int posted, posted_bytes, posted_min;
     /* what happened since it was lent */
-    Int frames_in, bytes_in, frames_out, bytes_out, first_notes, second_notes, left;
-    uint16_t taken[NUM_MAX];
+    Int frames_out, bytes_out, first_notes, second_notes, returned;
+    int32_t taken[NUM_MAX];
 } Shuttle;
 
 /* The shuttles of a poller, by the descriptor that they read. */
@@ -79,22 +82,12 @@ static int publish(const Py_buffer *own, uint16_t new, const Py_buffer *other, I
     return load16(other, event_at) == (uint16_t)(new - 1);
 }
 
-/* Ask for a notification at `event`. Return whether the other side's index has moved past it already. */
-static int ask(const Py_buffer *own, Int event_at, uint16_t event, const Py_buffer *other)
+/* Ask for a notification once the other side's index is more than `after` beyond `last`. Return whether it is already. */
+static int ask(const Py_buffer *own, Int event_at, uint16_t last, uint16_t after, const Py_buffer *other)
 {
-    store16(own, event_at, event);
+    store16(own, event_at, (uint16_t)(last + after));
     atomic_thread_fence(memory_order_seq_cst);
-    return load16(other, IDX) != event;
-}
-
-static Int used_event(const Shuttle *shuttle)
-{
-    return AVAIL_RING + shuttle->num;
-}
-
-static Int avail_event(const Shuttle *shuttle)
-{
-    return AVAIL_RING + 4 * shuttle->num;
+    return (uint16_t)(load16(other, IDX) - last) > after;
 }
 
 /* ---------------------------------------------------------------- the moves of both sides */
@@ -105,113 +98,82 @@ static int add(Shuttle *shuttle, Int head, uint64_t addr, Int size, uint64_t fla
     store64(&shuttle->driver.desc, 2 * head, addr);
     store64(&shuttle->driver.desc, 2 * head + 1, (uint64_t)size | flags << 32);
     store16(&shuttle->driver.avail, AVAIL_RING + (shuttle->added & (shuttle->num - 1)), (uint16_t)head);
-    return publish(&shuttle->driver.avail, ++shuttle->added, &shuttle->driver.used, avail_event(shuttle));
+    return publish(&shuttle->driver.avail, ++shuttle->added, &shuttle->driver.used, AVAIL_RING + AVAIL_EVENT * shuttle->num);
 }
 
-/* Device: find the next chain, of one descriptor with these flags. Returns its buffer, or NULL if it is not plain. */
-static unsigned char *peek(Shuttle *shuttle, uint64_t kind, Int *head, Int *size)
+/* Device: find the next chain, of one descriptor with these flags. Returns 0 without one, -1 if it is not plain. */
+static int peek(Shuttle *shuttle, uint64_t kind, Int *head, unsigned char **frame, Int *size)
 {
     if (shuttle->last_avail == shuttle->avail_end) {
         const uint16_t index = load16(&shuttle->device.avail, IDX);
         const uint16_t ahead = index - shuttle->last_avail;
         if (ahead == 0 || ahead > shuttle->num)
-            return NULL;
+            return ahead == 0 ? 0 : -1;
         shuttle->avail_end = index;
     }
     atomic_thread_fence(memory_order_acquire); /* after the load of the index */
     *head = load16(&shuttle->device.avail, AVAIL_RING + (shuttle->last_avail & (shuttle->num - 1)));
     if (*head >= shuttle->num)
-        return NULL;
+        return -1;
     const uint64_t addr = load64(&shuttle->device.desc, 2 * *head), word = load64(&shuttle->device.desc, 2 * *head + 1);
     *size = word & 0xFFFFFFFF;
     if ((word >> 32 & (NEXT | INDIRECT | WRITE)) != kind || *size == 0 || addr < shuttle->region_base)
-        return NULL;
+        return -1;
     const uint64_t at = addr - shuttle->region_base, end = (uint64_t)shuttle->region.len;
-    return at > end || (uint64_t)*size > end - at ? NULL : (unsigned char *)shuttle->region.buf + at;
+    if (at > end || (uint64_t)*size > end - at)
+        return -1;
+    *frame = (unsigned char *)shuttle->region.buf + at;
+    return 1;
 }
 
 /* Device: give the chain of `peek` back. Returns whether the driver is to be called. */
 static int complete(Shuttle *shuttle, Int head, Int written)
 {
     const Int at = 2 + 2 * (shuttle->used & (shuttle->num - 1)); /* in words of 32 bits, the first of which has the index */
-    shuttle->taken[shuttle->last_avail++ & (shuttle->num - 1)] = (uint16_t)head;
+    shuttle->taken[shuttle->last_avail++ & (shuttle->num - 1)] = (int32_t)head;
     store32(&shuttle->device.used, at - 1, (uint32_t)head);
     store32(&shuttle->device.used, at, (uint32_t)written);
-    return publish(&shuttle->device.used, ++shuttle->used, &shuttle->device.avail, used_event(shuttle));
+    return publish(&shuttle->device.used, ++shuttle->used, &shuttle->device.avail, AVAIL_RING + shuttle->num);
 }
 
-/* Driver: find the next used element. Returns 0 if there is not exactly one. */
+/* Driver: find the next used element. Returns 0 without one, -1 if the device broke a rule. */
 static int peek_used(const Shuttle *shuttle, Int *head, Int *written)
 {
-    if ((uint16_t)(load16(&shuttle->driver.used, IDX) - shuttle->last_used) != 1)
-        return 0;
+    const uint16_t ahead = load16(&shuttle->driver.used, IDX) - shuttle->last_used;
+    if (ahead == 0 || ahead > (uint16_t)(shuttle->added - shuttle->last_used))
+        return ahead == 0 ? 0 : -1;
     atomic_thread_fence(memory_order_acquire); /* after the load of the index */
     const Int at = 2 + 2 * (shuttle->last_used & (shuttle->num - 1));
     *head = load32(&shuttle->driver.used, at - 1);
     *written = load32(&shuttle->driver.used, at);
-    return 1;
+    return *head < shuttle->num && shuttle->slots[*head] != NO_SLOT ? 1 : -1;
+}
+
+/* Driver: take all used chains back that the device has only read. Returns 0 before one that is not plain. */
+static int reclaim(Shuttle *shuttle)
+{
+    Int head, written;
+    int used;
+    while ((used = peek_used(shuttle, &head, &written)) > 0 && written == 0) {
+        shuttle->free[shuttle->free_count++] = shuttle->slots[head];
+        shuttle->slots[head] = NO_SLOT;
+        shuttle->next[head] = (int32_t)shuttle->head;
+        shuttle->head = head;
+        shuttle->last_used++;
+        shuttle->returned++;
+    }
+    return used == 0;
 }
 
 /* ---------------------------------------------------------------- ports */
 
-static unsigned memo(const unsigned char *key, int size)
-{
-    unsigned hash = 0;
-    for (int i = 0; i < size; i++)
-        hash = hash * 31 + key[i];
-    return (hash ^ hash >> 5) % MEMO;
-}
-
-/* Read a frame into a buffer, behind its front. Returns its bytes, 0 without a frame; -1 if it is not plain.
- *
- * The GIL is taken only to look into Python's caches. */
-static Int receive(Shuttle *shuttle, unsigned char *buffer, Int room, PyThreadState **gil)
-{
-    const Int skip = shuttle->fronts.size - HEADER;
-    const ssize_t got = read(shuttle->in, buffer + skip, (size_t)(room - skip));
-    if (got < 0)
-        return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
-    const Int size = skip + got;
-    unsigned char lead[LEAD] = {0}, key[FRONT_KEY];
-    memcpy(lead, buffer + skip, (size_t)(got < LEAD - skip ? got : LEAD - skip));
-    shuttle->left = got;
-    if ((size > shuttle->size_max && !lead[1]) || !make_key(&shuttle->fronts, lead, size, key))
-        return -1;
-    Front *front = &shuttle->known_fronts[memo(key, FRONT_KEY)];
-    if (!has_front(front, key)) {
-        PyEval_RestoreThread(*gil);
-        const int plain = look_up_front(&shuttle->fronts, lead, key, front);
-        PyErr_Clear();
-        *gil = PyEval_SaveThread();
-        if (plain != 1)
-            return -1;
-    }
-    shuttle->left = 0;
-    memcpy(buffer, front->front, (size_t)shuttle->fronts.size);
-    shuttle->frames_in++;
-    shuttle->bytes_in += size - HEADER;
-    return size;
-}
-
 /* Write a frame. Returns 0 if it is not plain, or the kernel does not take it now. */
 static int send_frame(Shuttle *shuttle, unsigned char *buffer, Int size, PyThreadState **gil)
 {
-    unsigned char head[HEAD];
-    if (size < HEAD)
+    const Verdict *verdict = find_verdict(&shuttle->judge, shuttle->known_heads, buffer, size, gil);
+    if (verdict == NULL)
         return 0;
-    memcpy(head, buffer, HEAD);
-    Verdict *verdict = &shuttle->known_heads[memo(head, HEAD)];
-    if (!has_verdict(verdict, head)) {
-        PyEval_RestoreThread(*gil);
-        const int plain = judge(&shuttle->judge, head, verdict);
-        PyErr_Clear();
-        *gil = PyEval_SaveThread();
-        if (plain != 1)
-            return 0;
-    }
-    if (size < verdict->low || size > verdict->high)
-        return 0;
-    struct iovec parts[2] = {{verdict->out, verdict->out_size}, {buffer + HEAD, (size_t)size - HEAD}};
+    struct iovec parts[2] = {{(void *)verdict->out, verdict->out_size}, {buffer + HEAD, (size_t)size - HEAD}};
     if (writev(shuttle->out, parts, 2) < 0)
         return 0;
     shuttle->frames_out++;
@@ -221,91 +183,141 @@ static int send_frame(Shuttle *shuttle, unsigned char *buffer, Int size, PyThrea
 
 /* ---------------------------------------------------------------- shuttles */
 
-/* Count a notification that is wanted, and let the side that gets it poll. Returns whether that side polls. */
+/* Send a notification that is wanted to the other process. Returns how many. */
+static int notify(const Shuttle *shuttle, int wanted)
+{
+    if (wanted && shuttle->doorbell >= 0)
+        eventfd_write(shuttle->doorbell, 1); /* fails only if the other side has many to read already */
+    return wanted;
+}
+
+/* Notify the side that receives if that is wanted. Returns whether it polls, or does so in another process. */
 static int wake(Shuttle *shuttle, int wanted)
 {
-    shuttle->first_notes += wanted;
-    shuttle->running |= wanted;
-    return shuttle->running;
+    shuttle->first_notes += notify(shuttle, wanted);
+    shuttle->running |= wanted && shuttle->sides == BOTH;
+    return shuttle->running || shuttle->sides == SENDS;
+}
+
+/* The most buffers that the device should have, of frames as they are usual. */
+static Int most_posted(const Shuttle *shuttle)
+{
+    const Int wanted = (Int)((double)shuttle->posted_bytes / (shuttle->usual > 1 ? shuttle->usual : 1));
+    return 2 * (wanted > shuttle->posted_min ? wanted : shuttle->posted_min);
 }
 
 /* Move a frame from the driver's port to the device's. */
 static int carry_to_device(Shuttle *shuttle, PyThreadState **gil)
 {
-    Int head, written, size;
-    if (shuttle->outstanding) {
-        if (!peek_used(shuttle, &head, &written) || head != shuttle->head || written != 0)
-            return READER;
-        shuttle->last_used++;
-        shuttle->outstanding = 0;
+    Int head, size;
+    unsigned char *frame;
+    if (shuttle->sides & SENDS) {
+        const int plain = reclaim(shuttle);
+        const Int in_flight = (uint16_t)(shuttle->added - shuttle->last_used), most = most_posted(shuttle);
+        if (!plain || !shuttle->free_count || in_flight >= (most < shuttle->num ? most : shuttle->num))
+            return plain && shuttle->sides == SENDS ? STARVED : READER;
+        const int32_t slot = shuttle->free[shuttle->free_count - 1];
+        size = read_frame(&shuttle->in, (unsigned char *)shuttle->block.buf + slot * shuttle->pitch, shuttle->room, gil);
+        if (size <= 0)
+            return size == 0 ? IDLE : READER;
+        shuttle->usual += ((double)size - shuttle->usual) / 16;
+        head = shuttle->head;
+        shuttle->head = shuttle->next[head];
+        shuttle->slots[head] = slot;
+        shuttle->free_count--;
+        if (!wake(shuttle, add(shuttle, head, shuttle->block_base + (uint64_t)(slot * shuttle->pitch), size, 0)))
+            return READER; /* the device asked for no notification, and gets none */
     }
-    const uint64_t addr = shuttle->block_base + (uint64_t)(shuttle->slot * shuttle->pitch);
-    size = receive(shuttle, (unsigned char *)shuttle->block.buf + shuttle->slot * shuttle->pitch, shuttle->room, gil);
-    if (size <= 0)
-        return size == 0 ? IDLE : READER;
-    shuttle->outstanding = 1;
-    if (!wake(shuttle, add(shuttle, shuttle->head, addr, size, 0)))
-        return READER; /* the device asked for no notification, and gets none */
-    unsigned char *frame = peek(shuttle, 0, &head, &size);
-    if (frame == NULL || !send_frame(shuttle, frame, size, gil))
-        return WRITER;
-    shuttle->second_notes += complete(shuttle, head, 0);
+    if (shuttle->sides & RECEIVES) {
+        const int found = peek(shuttle, 0, &head, &frame, &size);
+        if (found <= 0 || !send_frame(shuttle, frame, size, gil))
+            return found == 0 && shuttle->sides == RECEIVES ? IDLE : WRITER;
+        shuttle->second_notes += notify(shuttle, complete(shuttle, head, 0));
+    }
     return TURN_ENDS;
 }
 
 /* Move a frame from the device's port to the driver's. */
 static int carry_to_driver(Shuttle *shuttle, PyThreadState **gil)
 {
-    Int head, written, size;
-    const Int wanted = (Int)((double)shuttle->posted_bytes / (shuttle->usual > 1 ? shuttle->usual : 1));
-    if (2 * (wanted > shuttle->posted_min ? wanted : shuttle->posted_min) < shuttle->posted)
-        return READER; /* the driver holds buffers back */
-    unsigned char *frame = peek(shuttle, WRITE, &head, &size);
-    if (frame == NULL || size <= LARGEST)
-        return READER;
-    size = receive(shuttle, frame, size, gil);
-    if (size <= 0)
-        return size == 0 ? IDLE : READER;
-    frame[KERNEL_HEADER] = 1; /* num_buffers */
-    frame[KERNEL_HEADER + 1] = 0;
-    if (!wake(shuttle, complete(shuttle, head, size)))
-        return READER;
-    if (!peek_used(shuttle, &head, &written) || head >= shuttle->num || shuttle->slots[head] == NO_SLOT || written > shuttle->room)
-        return WRITER;
-    const Int at = shuttle->slots[head] * shuttle->pitch;
-    if (!send_frame(shuttle, (unsigned char *)shuttle->block.buf + at, written, gil))
-        return WRITER;
-    shuttle->last_used++;
-    shuttle->usual += ((double)written - shuttle->usual) / 16;
-    shuttle->second_notes += add(shuttle, head, shuttle->block_base + (uint64_t)at, shuttle->room, WRITE);
+    Int head, size;
+    unsigned char *frame;
+    if (most_posted(shuttle) < shuttle->posted)
+        return shuttle->sides & SENDS ? READER : WRITER; /* the driver holds buffers back */
+    if (shuttle->sides & SENDS) {
+        const int found = peek(shuttle, WRITE, &head, &frame, &size);
+        if (found <= 0 || size <= LARGEST)
+            return found == 0 && shuttle->sides == SENDS ? STARVED : READER;
+        size = read_frame(&shuttle->in, frame, size, gil);
+        if (size <= 0)
+            return size == 0 ? IDLE : READER;
+        frame[KERNEL_HEADER] = 1; /* num_buffers */
+        frame[KERNEL_HEADER + 1] = 0;
+        if (!wake(shuttle, complete(shuttle, head, size)))
+            return READER;
+    }
+    if (shuttle->sides & RECEIVES) {
+        const int found = peek_used(shuttle, &head, &size);
+        if (found == 0 && shuttle->sides == RECEIVES)
+            return IDLE;
+        const Int at = found > 0 ? shuttle->slots[head] * shuttle->pitch : 0;
+        if (found <= 0 || size > shuttle->room || !send_frame(shuttle, (unsigned char *)shuttle->block.buf + at, size, gil))
+            return WRITER;
+        shuttle->last_used++;
+        shuttle->returned++;
+        shuttle->usual += ((double)size - shuttle->usual) / 16;
+        shuttle->second_notes += notify(shuttle, add(shuttle, head, shuttle->block_base + (uint64_t)at, shuttle->room, WRITE));
+    }
     return TURN_ENDS;
 }
 
-/* The burst is over: the side that sent asks for notifications again. */
-static void end_burst(Shuttle *shuttle)
+/* Ask for notifications of the driver or the device. Returns whether there is something for it already. */
+static int rearm(const Shuttle *s, int driver, uint16_t after)
 {
-    if (!shuttle->running)
-        return;
+    return driver ? ask(&s->driver.avail, AVAIL_RING + s->num, s->last_used, after, &s->driver.used)
+                  : ask(&s->device.used, AVAIL_RING + AVAIL_EVENT * s->num, s->avail_end, after, &s->device.avail);
+}
+
+/* The burst is over: the side that receives asks for notifications again. Returns whether there is more already. */
+static int end_burst(Shuttle *shuttle)
+{
+    const int polled = shuttle->running;
     shuttle->running = 0;
-    const int more = shuttle->towards_device ? ask(&shuttle->device.used, avail_event(shuttle), shuttle->avail_end, &shuttle->device.avail)
-                                          : ask(&shuttle->driver.avail, used_event(shuttle), shuttle->last_used, &shuttle->driver.used);
-    if (more && shuttle->stopped == IDLE)
-        shuttle->stopped = WRITER;
+    return polled && rearm(shuttle, !shuttle->towards_device, 0);
 }
 
 /* Move up to a turn of frames. */
 static void run_shuttle(Shuttle *shuttle, PyThreadState **gil)
 {
     int moved = TURN_ENDS;
+    shuttle->running |= shuttle->sides == RECEIVES;
     for (int i = 0; i < TURN && moved == TURN_ENDS; i++)
         moved = shuttle->towards_device ? carry_to_device(shuttle, gil) : carry_to_driver(shuttle, gil);
+    if (moved != TURN_ENDS && end_burst(shuttle) && moved == IDLE)
+        moved = shuttle->sides == RECEIVES ? TURN_ENDS : WRITER;
+    /* A driver goes on once the device has used most of its buffers. */
+    const uint16_t most = shuttle->towards_device ? (uint16_t)(shuttle->added - shuttle->last_used) * 3 / 4 : 0;
+    if (moved == STARVED && rearm(shuttle, shuttle->towards_device, most))
+        moved = TURN_ENDS;
     shuttle->pending = moved == TURN_ENDS;
     shuttle->stopped = moved == TURN_ENDS ? IDLE : moved;
-    if (moved != TURN_ENDS)
-        end_burst(shuttle);
 }
 
 /* ---------------------------------------------------------------- waiting */
+
+/* Return `count` numbers up to before index `end` of a ring of `size`, a power of two, as a list; NO_SLOT is None. */
+static PyObject *list_numbers(const int32_t *numbers, Int end, Int count, Int size)
+{
+    PyObject *list = PyList_New(0);
+    for (Int at = end - count; list != NULL && at < end; at++) {
+        const int32_t number = numbers[at & (size - 1)];
+        PyObject *item = number == NO_SLOT ? Py_NewRef(Py_None) : PyLong_FromLong(number);
+        if (item == NULL || PyList_Append(list, item) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(item);
+    }
+    return list;
+}
 
 static double now(void)
 {
@@ -314,8 +326,9 @@ static double now(void)
     return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
 }
 
-/* Run the shuttle of a descriptor. Returns whether Python has to handle its event, or what the shuttle leaves. */
-static int serve(Table *table, int fd, PyThreadState **gil)
+/* Run the shuttle of a descriptor, after so many events of it. Returns whether Python has to handle them, or what the
+ * shuttle leaves. */
+static int serve(Table *table, int fd, int events, PyThreadState **gil)
 {
     Shuttle *shuttle = fd < FDS_MAX ? table->by_fd[fd] : NULL;
     if (shuttle == NULL)
@@ -331,9 +344,12 @@ static int serve(Table *table, int fd, PyThreadState **gil)
         if (shuttle->objects == NULL)
             return 1;
     }
-    run_shuttle(shuttle, gil);
+    if (shuttle->stopped < READER) /* else another event has stopped it in this wait */
+        run_shuttle(shuttle, gil);
     table->pending += shuttle->pending;
-    return shuttle->stopped != IDLE;
+    if (fd != shuttle->in.fd && shuttle->stopped < READER) /* else Python counts the notification */
+        *(shuttle->sides == RECEIVES ? &shuttle->first_notes : &shuttle->second_notes) += events;
+    return shuttle->stopped >= READER;
 }
 
 /* wait(epoll, stop, seconds, table) -> [descriptors], for Python to handle
@@ -342,7 +358,8 @@ static int serve(Table *table, int fd, PyThreadState **gil)
  * event, or what a shuttle leaves. The shuttles that Python has lent stay lent. */
 static PyObject *wait_events(PyObject *Py_UNUSED(self), PyObject *args)
 {
-    int epoll, stop, stops = 0, count, others[2 * EVENTS_MAX], rest = 0;
+    int epoll, stop, stops = 0, count, rest = 0;
+    int32_t others[2 * EVENTS_MAX];
     double seconds;
     PyObject *capsule;
     if (!PyArg_ParseTuple(args, "iidO", &epoll, &stop, &seconds, &capsule))
@@ -360,22 +377,15 @@ static PyObject *wait_events(PyObject *Py_UNUSED(self), PyObject *args)
         for (int i = 0; i < count; i++) {
             if (events[i].data.fd == stop)
                 stops = 1;
-            else if (serve(table, events[i].data.fd, &gil))
+            else if (serve(table, events[i].data.fd, 1, &gil))
                 others[rest++] = events[i].data.fd;
         }
         for (int fd = 0; pending && fd < table->end && rest < 2 * EVENTS_MAX; fd++)
-            if (table->by_fd[fd] != NULL && table->by_fd[fd]->pending && serve(table, fd, &gil))
+            if (table->by_fd[fd] != NULL && table->by_fd[fd]->pending && serve(table, fd, 0, &gil))
                 others[rest++] = fd;
     } while (!stops && !rest && count >= 0 && now() < end);
     PyEval_RestoreThread(gil);
-    PyObject *result = PyList_New(0);
-    for (int i = 0; result != NULL && i < rest; i++) {
-        PyObject *fd = PyLong_FromLong(others[i]);
-        if (fd == NULL || PyList_Append(result, fd) < 0)
-            Py_CLEAR(result);
-        Py_XDECREF(fd);
-    }
-    return result;
+    return list_numbers(others, rest, rest, 2 * EVENTS_MAX);
 }
 
 /* ---------------------------------------------------------------- lending */
@@ -396,29 +406,43 @@ static int holds(const Views *views, Int num)
            && (uintptr_t)views->avail.buf % 2 == 0 && (uintptr_t)views->used.buf % 4 == 0;
 }
 
+/* Copy a list of numbers from `low` to below `end`; None is NO_SLOT. Returns their number, -1 if they are unusable. */
+static Int copy_list(PyObject *list, Int low, Int end, int32_t *numbers)
+{
+    const Int count = PyList_Size(list);
+    for (Int at = 0; at < count; at++) {
+        PyObject *item = PyList_GetItem(list, (Py_ssize_t)at);
+        const Int number = item == Py_None ? NO_SLOT : PyLong_AsLongLong(item);
+        if (count > NUM_MAX || number < low || number >= end || PyErr_Occurred())
+            return -1;
+        numbers[at] = (int32_t)number;
+    }
+    return count;
+}
+
 /* lend(shuttle, ...): lend a shuttle the state of both flows; see `Shuttle` for the arguments */
 static PyObject *lend(PyObject *Py_UNUSED(self), PyObject *args)
 {
-    PyObject *capsule, *tokens;
+    PyObject *capsule, *tokens, *next, *free;
     Shuttle new = {0};
-    if (!PyArg_ParseTuple(args, "OiiiOiOdOOOiw*w*w*w*w*w*LHHHHHw*Kw*KLLLLO!dLLL", &capsule, &new.towards_device, &new.in,
-                          &new.out, &new.fronts.fronts, &new.fronts.size, &new.fronts.verdicts, &new.size_max,
-                          &new.judge.known, &new.judge.heads, &new.judge.exceptions, &new.judge.single, &new.driver.desc,
-                          &new.driver.avail, &new.driver.used, &new.device.desc, &new.device.avail, &new.device.used,
-                          &new.num, &new.added, &new.last_used, &new.last_avail, &new.avail_end, &new.used, &new.block,
-                          &new.block_base, &new.region, &new.region_base, &new.room, &new.pitch, &new.head, &new.slot,
-                          &PyList_Type, &tokens, &new.usual, &new.posted, &new.posted_bytes, &new.posted_min))
+    if (!PyArg_ParseTuple(args, "OiiiiiOiOdOOOiw*w*w*w*w*w*LHHHHHw*Kw*KLLLO!O!O!dLLL", &capsule, &new.towards_device,
+                          &new.sides, &new.doorbell, &new.in.fd, &new.out, &new.in.fronts.fronts, &new.in.fronts.size,
+                          &new.in.fronts.verdicts, &new.in.size_max, &new.judge.known, &new.judge.heads, &new.judge.exceptions,
+                          &new.judge.single, &new.driver.desc, &new.driver.avail, &new.driver.used, &new.device.desc,
+                          &new.device.avail, &new.device.used, &new.num, &new.added, &new.last_used, &new.last_avail,
+                          &new.avail_end, &new.used, &new.block, &new.block_base, &new.region, &new.region_base, &new.room,
+                          &new.pitch, &new.head, &PyList_Type, &tokens, &PyList_Type, &next, &PyList_Type, &free, &new.usual,
+                          &new.posted, &new.posted_bytes, &new.posted_min))
         return NULL;
     Shuttle *shuttle = PyCapsule_GetPointer(capsule, SHUTTLE);
     new.objects = Py_NewRef(args);
-    int good = shuttle != NULL && shuttle->objects == NULL && holds(&new.driver, new.num) && holds(&new.device, new.num)
-               && PyList_Size(tokens) >= new.num && new.room > LARGEST && new.pitch >= new.room
-               && (new.towards_device ? new.head >= 0 && new.head < new.num && covers(&new.block, new.slot * new.pitch, new.room) : 1);
-    for (Int head = 0; good && head < new.num; head++) {
-        PyObject *token = PyList_GetItem(tokens, (Py_ssize_t)head);
-        const Int slot = token == Py_None ? NO_SLOT : PyLong_AsLongLong(token);
-        good = token == Py_None || (slot >= 0 && covers(&new.block, slot * new.pitch, new.room));
-        new.slots[head] = (int16_t)slot;
+    const int driver = new.sides & (new.towards_device ? SENDS : RECEIVES), device = new.sides & ~driver & BOTH;
+    int good = shuttle != NULL && shuttle->objects == NULL && driver + device > 0 && (!device || holds(&new.device, new.num));
+    if (good && driver) {
+        const Int end = new.room > 0 && new.pitch >= new.room ? (new.block.len + new.pitch - new.room) / new.pitch : 0;
+        new.free_count = copy_list(free, 0, end, new.free);
+        good = new.room > LARGEST && holds(&new.driver, new.num) && new.free_count >= 0 && new.head >= 0 && new.head < new.num
+               && copy_list(tokens, NO_SLOT, end, new.slots) == new.num && copy_list(next, 0, new.num, new.next) == new.num;
     }
     if (!good) {
         give_up(&new);
@@ -439,20 +463,16 @@ static PyObject *take_back(PyObject *Py_UNUSED(self), PyObject *capsule)
         return NULL;
     if (l->objects == NULL)
         Py_RETURN_NONE;
-    end_burst(l);
-    const Int moved = l->towards_device ? l->frames_out : l->frames_in, count = moved < l->num ? moved : l->num;
-    PyObject *taken = PyList_New(0);
-    for (Int i = count; taken != NULL && i > 0; i--) {
-        PyObject *head = PyLong_FromLong(l->taken[(l->last_avail - i) & (l->num - 1)]);
-        if (head == NULL || PyList_Append(taken, head) < 0)
-            Py_CLEAR(taken);
-        Py_XDECREF(head);
-    }
+    if (end_burst(l) && l->stopped == IDLE)
+        l->stopped = WRITER;
+    const Int moved = l->towards_device ? l->frames_out : l->in.frames, count = moved < l->num ? moved : l->num;
+    const Int sent = l->towards_device && l->sides & SENDS ? l->num : 0; /* else the driver's descriptors stay as they are */
     give_up(l);
-    return taken == NULL ? NULL
-                         : Py_BuildValue("(iLLLLLLLiHHHHHdN)", l->stopped, l->left, l->frames_in, l->bytes_in, l->frames_out,
-                                         l->bytes_out, l->first_notes, l->second_notes, l->outstanding, l->added,
-                                         l->last_used, l->last_avail, l->avail_end, l->used, l->usual, taken);
+    return Py_BuildValue("(iLLLLLLLLHHHHHdNLNNN)", l->stopped, l->in.left, l->in.frames, l->in.bytes, l->frames_out,
+                         l->bytes_out, l->first_notes, l->second_notes, l->returned, l->added, l->last_used, l->last_avail,
+                         l->avail_end, l->used, l->usual, list_numbers(l->taken, l->last_avail, count, l->num), l->head,
+                         list_numbers(l->slots, sent, sent, l->num), list_numbers(l->next, sent, sent, l->num),
+                         list_numbers(l->free, l->free_count, l->free_count, 2 * NUM_MAX));
 }
 
 /* ---------------------------------------------------------------- module */

@@ -33,6 +33,8 @@ class NativePort(InterfacePort):
     _plain: bool
     _limit: float
     native: bool = NATIVE
+    carried_bytes = 0
+    """Bytes without headers that shuttles read and wrote, of ``rx_bytes`` and ``tx_bytes``."""
     _left = 0
     """Bytes of a frame that a shuttle has read into the next buffer, and left to `judge_read`; 0 without one."""
 
@@ -46,16 +48,22 @@ class NativePort(InterfacePort):
         """Return what a shuttle needs to write; None if that is not possible now."""
         return (self._fd, self._caches()[1]) if self._lends and self._fd >= 0 else None
 
+    def uncarried_bytes(self) -> int:
+        """Return the bytes of frames that crossed the port without a shuttle, in both directions."""
+        return self.byte_count() - self.carried_bytes
+
     def take_back(self, received: Figures, left: int) -> None:
         """Count the frames that a shuttle read; ``left``: bytes of one more that it has read into the next buffer."""
         self.rx_packets += received.count
         self.rx_bytes += received.bytes
+        self.carried_bytes += received.bytes
         self._left = left
 
     def sent(self, figures: Figures) -> None:
         """Count the frames that a shuttle wrote."""
         self.tx_packets += figures.count
         self.tx_bytes += figures.bytes
+        self.carried_bytes += figures.bytes
 
     @property
     def _lends(self) -> bool:
