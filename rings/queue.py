@@ -211,6 +211,15 @@ class Vringh(Protocol):
     def publish(self) -> bool:
         """Show the completed chains to the driver. Returns whether it has to be called."""
 
+    def show(self) -> bool:
+        """Show the completed chains to the driver, for a device that calls later: `decide` follows.
+
+        Returns whether chains are shown that no `decide` followed.
+        """
+
+    def decide(self) -> bool:
+        """Return whether the driver has to be called for the chains of each `show` since the last `decide`."""
+
     def notify_enable(self) -> bool:
         """Enable kicks. Returns ``work_left``: True if there are chains to take already, so call `getdescs` again."""
 

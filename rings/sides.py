@@ -185,6 +185,7 @@ class DeviceSide:
         "_chains",
         "_longest",
         "_returned",
+        "_shown",
         "_states",
         "_suppressed",
         "_table_max",
@@ -220,6 +221,7 @@ class DeviceSide:
         self._taken: deque[int] = deque(maxlen=num)  # heads in the order of taking, without those abandoned
         self._chains = self._calls = self._suppressed = self._returned = 0
         self._budget = NO_PACE  # units of work left in this turn
+        self._shown = 0  # used entries (packed: descriptors) that the driver sees, without a decision about a call
 
     def getplain(self, limit: int, writable: bool, /) -> Plain:
         return NO_PLAIN

@@ -17,7 +17,7 @@ from rings.layout import RingAddrs
 from rings.memory import Addr
 from rings.queue import QueueStatistics, Vringh
 
-__all__ = ["DeviceQueue", "OfferedQueue", "QueueOps", "QueueOwner"]
+__all__ = ["CallDelay", "DeviceQueue", "OfferedQueue", "QueueOps", "QueueOwner"]
 
 PACE = 512
 """Work budget of a turn in units of `rings.queue.Vringh.pace`: about a millisecond."""
@@ -54,6 +54,16 @@ class QueueOwner(Protocol):
 
     def fail(self, reason: str) -> None:
         """Stop the device until its driver resets it."""
+
+
+class CallDelay(Protocol):
+    """Keeps back the calls of a queue, such as to coalesce them."""
+
+    def due(self, undecided: bool, /) -> bool:
+        """Return whether to decide now about a call; ``undecided``: the driver sees chains that it was not called for.
+
+        Called at each batch. For later, the device type calls `DeviceQueue.decide`.
+        """
 
 
 @attrs.frozen
@@ -106,6 +116,8 @@ class DeviceQueue:
         self.num = self.max_num
         self.addrs = NOWHERE
         self.vector = NO_VECTOR
+        self.delay: CallDelay | None = None
+        """Keeps back calls; None if each batch decides about one."""
         self.muted = False
         """Whether the driver wants the queue to have no effect for now. Set by a transport."""
         self.enabled = False
@@ -211,10 +223,19 @@ class DeviceQueue:
         return self.ring is not None and self.ring.notify_enable()
 
     def flush(self) -> None:
-        if self.ring is not None and self.ring.publish():
-            self.device.ops.call(self)
+        if self.ring is not None:
+            if self.delay is not None:
+                if self.delay.due(self.ring.show()):
+                    self.decide()
+            elif self.ring.publish():
+                self.device.ops.call(self)
         if self._progress is not None:
             self._progress.set()
+
+    def decide(self) -> None:
+        """Call the driver if it wants to be called for the chains that were shown under a `CallDelay`."""
+        if self.ring is not None and self.ring.decide():
+            self.device.ops.call(self)
 
     def fail(self, error: RemoteRingError | MemoryFault) -> None:
         """Break the queue, and have the device ask for a reset."""

@@ -21,6 +21,7 @@ __all__ = [
     "NO_OFFLOADS",
     "FrameSlots",
     "KnownHeads",
+    "Lifetime",
     "NativeQueue",
     "Offloads",
     "PacketPort",
@@ -252,6 +253,23 @@ class PacketPort(PacketQueue, Protocol):
 
 
 @attrs.frozen
+class Lifetime:
+    """Wear of a store's flash memory (VIRTIO 1.4 section 5.2.6), in the values of eMMC; 0: unknown."""
+
+    pre_eol: int
+    """State of the reserved blocks: 1 normal, 2 four fifths used, 3 nine tenths used."""
+    wear_a: int
+    """Used life of the cells of type A in tenths, rounded up; 11: exceeded."""
+    wear_b: int
+    """Likewise, of the cells of type B."""
+
+    @property
+    def valid(self) -> bool:
+        """Whether no value is reserved."""
+        return 0 <= self.pre_eol <= 3 and 0 <= self.wear_a <= 11 and 0 <= self.wear_b <= 11
+
+
+@attrs.frozen
 class StoreInfo:
     """Size, block sizes and abilities of a store."""
 
@@ -264,6 +282,8 @@ class StoreInfo:
     """Unit in bytes that the store writes at once, a multiple of ``block_size``."""
     unmaps: bool = True
     """Whether blocks can be deallocated."""
+    lifetime: Lifetime | None = None
+    """Wear of the storage; None if it does not say."""
 
 
 class SectorStore(Protocol):
@@ -296,6 +316,9 @@ class SectorStore(Protocol):
 
     async def write_zeroes(self, offset: int, size: int, unmap: bool, /) -> None:
         """Zero the range; with ``unmap``, its blocks may be deallocated."""
+
+    async def erase(self, offset: int, size: int, /) -> None:
+        """Overwrite the range in place, then discard it."""
 
 
 class RpmsgEndpoint(Protocol):

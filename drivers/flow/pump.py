@@ -6,7 +6,8 @@ its index once, notifies at most once, enables notifications again, re-checks th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Final, Protocol
 
@@ -31,6 +32,7 @@ __all__ = [
     "count_batch",
     "pump",
     "rescue",
+    "stopping",
     "wait_for_work",
 ]
 
@@ -200,11 +202,25 @@ async def pump(
     ``settle`` is awaited once per batch before the index is published: it sleeps until the link has carried the batch.
     With ``in_place`` and without ``settle``, a batch is moved in the task that signals what the flow waits for: the
     other side's, which has published its own work, or the port's. That saves waking a task per batch.
-    Ring violations by the other side are caught here and nowhere else.
     """
     queue = flow.queue
+    with stopping(queue):
+        try:
+            await _Drain(flow, queue).run(settle, in_place=in_place)
+        except PortGone:
+            if queue.live and queue.reachable():
+                queue.flush()
+            raise
+
+
+@contextmanager
+def stopping(queue: QueueEnd) -> Iterator[None]:
+    """Stop ``queue`` if what runs meets a ring violation by the other side, or memory that is out of reach.
+
+    Ring violations are caught here and nowhere else.
+    """
     try:
-        await _Drain(flow, queue).run(settle, in_place=in_place)
+        yield
     except (RemoteRingError, MemoryFault) as exc:
         queue.fail(exc)
         if queue.reachable():
@@ -214,10 +230,6 @@ async def pump(
         if not was_released(exc) or (queue.live and queue.reachable()):
             raise
         queue.fail(MemoryFault(0, 0, write=False, reason="the ring's memory went away"))
-    except PortGone:
-        if queue.live and queue.reachable():
-            queue.flush()
-        raise
 
 
 class _Drain:

@@ -38,6 +38,7 @@ class IoKind(Enum):
     FLUSH = "flush"
     DISCARD = "discard"
     WRITE_ZEROES = "write_zeroes"
+    ERASE = "erase"
     FILL = "fill"
     """Write one pattern repeatedly."""
     COMPARE = "compare"
@@ -75,7 +76,7 @@ class Job(Generic[R_co]):
     data: Sequence[memoryview] = ()
     """Data to write or to compare, or room for data to read."""
     extents: Sequence[StoreExtent] = ()
-    """Ranges of DISCARD and WRITE_ZEROES."""
+    """Ranges of DISCARD, WRITE_ZEROES and ERASE."""
     pattern: bytes = b""
     """Pattern of FILL: a private copy, whose size divides ``size`` and is at most `PIECE`."""
     stable: bool = False
@@ -260,6 +261,11 @@ async def _write_zeroes(job: Job[object], buffer: memoryview) -> None:
         await job.store.write_zeroes(extent.offset, extent.size, extent.unmap)
 
 
+async def _erase(job: Job[object], buffer: memoryview) -> None:
+    for extent in job.extents:
+        await job.store.erase(extent.offset, extent.size)
+
+
 async def _fill(job: Job[object], buffer: memoryview) -> None:
     size = min(job.size, PIECE // len(job.pattern) * len(job.pattern))
     whole = buffer[:size]
@@ -323,7 +329,8 @@ _SERVE: Mapping[IoKind, Callable[[Job[object], memoryview], Awaitable[None]]] = 
     IoKind.FLUSH: _flush,
     IoKind.DISCARD: _discard,
     IoKind.WRITE_ZEROES: _write_zeroes,
+    IoKind.ERASE: _erase,
     IoKind.FILL: _fill,
     IoKind.COMPARE: _compare,
 }
-_CHANGES = frozenset((IoKind.WRITE, IoKind.DISCARD, IoKind.WRITE_ZEROES, IoKind.FILL))
+_CHANGES = frozenset((IoKind.WRITE, IoKind.DISCARD, IoKind.WRITE_ZEROES, IoKind.ERASE, IoKind.FILL))

@@ -18,7 +18,7 @@ __all__ = ["Access", "AddedChain", "DriverObserver", "TakenBuffers", "device_sid
 
 DEVICE_CALLS = (
     *("native", "getdescs", "getbufs", "getplain", "complete_read"),
-    *("abandon", "complete_each", "publish", "close"),
+    *("abandon", "complete_each", "publish", "show", "close"),
 )
 
 
@@ -117,7 +117,7 @@ class _Calls:
     def __init__(self, ring: Vringh) -> None:
         self.num = ring.num
         self.getdescs, self.abandon, self.complete_each = ring.getdescs, ring.abandon, ring.complete_each
-        self.publish, self.close = ring.publish, ring.close
+        self.publish, self.show, self.close = ring.publish, ring.show, ring.close
 
 
 @attrs.frozen

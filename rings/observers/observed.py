@@ -103,6 +103,15 @@ class ObservedVringh:
         self.observer.published()
         return wanted
 
+    def show(self) -> bool:
+        self.observer.publishing()
+        undecided = self.ring.show()
+        self.observer.published()
+        return undecided
+
+    def decide(self) -> bool:
+        return self.ring.decide()
+
     def notify_enable(self) -> bool:
         work_left = self.ring.notify_enable()
         self.observer.kicks_switched(True)

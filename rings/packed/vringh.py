@@ -322,18 +322,36 @@ class PackedVringh(DeviceSide):
                 self._from_backlog.pop(ident, None)
 
     def publish(self) -> bool:
+        moved = self._show()
+        return moved > 0 and self._wants_call(moved)
+
+    def _show(self) -> int:
+        """Show the completed chains. Returns their descriptors."""
         if self._first_slot == NOWHERE:
-            return False
+            return 0
         self._desc[2 * self._first_slot + 1] = self._first_word
         moved, self._unpublished = self._unpublished, 0
         self._first_slot = NOWHERE
         self._in_flight -= moved
+        return moved
+
+    def _wants_call(self, moved: int) -> bool:
+        """Return whether the driver has to be called for the last ``moved`` used descriptors, and count that."""
         # Pairs with the fence in the driver's enable_cb: the driver sees our descriptor, or we see its event.
         self.memory.fence()
         event = self._ring.driver[0]
         return self._count_publication(
             need_position(event, self._used_slot, self._used_lap, moved, self.num, self._event_idx)
         )
+
+    def show(self) -> bool:
+        self._shown = min(self._shown + self._show(), self.num)
+        self._batch += 1
+        return self._shown > 0
+
+    def decide(self) -> bool:
+        count, self._shown = self._shown, 0
+        return count > 0 and self._wants_call(count)
 
     def notify_enable(self) -> bool:
         if self.broken:

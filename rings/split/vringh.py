@@ -265,9 +265,13 @@ class SplitVringh(DeviceSide):
         old, new = self._published, self._used
         if old == new:
             return False
-        used, avail = self._ring.used, self._avail
-        used[IDX] = new
+        self._ring.used[IDX] = new
         self._published = new
+        return self._wants_call(new, old)
+
+    def _wants_call(self, new: int, old: int) -> bool:
+        """Return whether the driver has to be called for the used entries from ``old`` to ``new``, and count that."""
+        avail = self._avail
         # Pairs with the fence in the driver's enable_cb: the driver sees our index, or we see its event.
         self.memory.fence()
         if self._event_idx:
@@ -275,6 +279,18 @@ class SplitVringh(DeviceSide):
         else:
             wanted = not avail[FLAGS] & NO_INTERRUPT
         return self._count_publication(wanted)
+
+    def show(self) -> bool:
+        old, new = self._published, self._used
+        if old != new:
+            self._ring.used[IDX] = self._published = new
+            self._shown = min(self._shown + (new - old & 0xFFFF), 0xFFFF)
+            self._batch += 1
+        return self._shown > 0
+
+    def decide(self) -> bool:
+        count, self._shown = self._shown, 0
+        return count > 0 and self._wants_call(self._published, self._published - count)
 
     def notify_enable(self) -> bool:
         if self.broken:

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from drivers.contracts.ports import Offloads
+from drivers.devices.net.coalescing import Coalescing, QueueCoalescing
 from drivers.devices.net.control import COMMAND_MAX, TABLE_MAX, MacTable, NetCommand, NetControl, changes, emit, parse
 from drivers.devices.net.filter import KNOWN_MAX, FrameFilter, Reception
 from drivers.devices.net.header import HeaderRules
@@ -44,6 +45,13 @@ COMMANDS = [
     NetControl(NetCommand.VQ_PAIRS_SET, 0x8000),
     NetControl(NetCommand.GUEST_OFFLOADS_SET, 0),
     NetControl(NetCommand.GUEST_OFFLOADS_SET, mask({1, 7, 8, 9, 54, 55})),
+    *(
+        NetControl(command, Coalescing(packets, usecs))
+        for command in (NetCommand.COAL_TX_SET, NetCommand.COAL_RX_SET)
+        for packets, usecs in ((0, 0), (16, 50), (0xFFFF_FFFF, 0xFFFF_FFFF))
+    ),
+    NetControl(NetCommand.COAL_VQ_SET, QueueCoalescing(0xFFFF, Coalescing(1, 2))),
+    NetControl(NetCommand.COAL_VQ_GET, 0xFFFE),
 ]
 
 
@@ -103,7 +111,12 @@ MALFORMED = {
     "offloads of nine bytes": b"\5\0" + bytes(9),
     "an offload that is none": b"\5\0" + (1 << 5).to_bytes(8, "little"),
     "UFO": b"\5\0" + (1 << 10).to_bytes(8, "little"),
-    "coalescing": b"\6\0" + bytes(8),
+    "coalescing of seven bytes": b"\6\0" + bytes(7),
+    "coalescing of nine bytes": b"\6\1" + bytes(9),
+    "coalescing of a queue without its index": b"\6\2" + bytes(8),
+    "coalescing of nothing": b"\6\3",
+    "coalescing of half a queue": b"\6\3\0\0\0",
+    "unknown coalescing": b"\6\4" + bytes(8),
     "statistics": b"\x08\0",
 }
 

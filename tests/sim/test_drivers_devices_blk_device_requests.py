@@ -51,14 +51,19 @@ async def test_with_a_cache_writes_do_not_wait_and_a_flush_writes_them_to_the_st
 @pytest.mark.virtio("BLK-DEV-3", "BLK-DEV-25", "BLK-DEV-26")
 @pytest.mark.parametrize("at_once", [True, False])
 async def test_without_a_way_to_flush_every_change_is_home_when_it_is_answered(at_once: bool) -> None:
-    async with open_blk_pair() as pair:
+    async with open_blk_pair(BlkOptions(secure_erase=True)) as pair:
         pair.store.at_once = at_once
         settings = pair.device.driver_end.settings
         settings.features &= ~(1 << F.FLUSH)  # type: ignore[attr-defined]
         await pair.reset()
         assert pair.vhost.features >> F.CONFIG_WCE & 1
         assert pair.vhost.config[32] == 0
-        for change in (pair.disk.write(0, bytes(512)), pair.disk.discard(0, 512), pair.disk.write_zeroes(0, 512)):
+        for change in (
+            pair.disk.write(0, bytes(512)),
+            pair.disk.discard(0, 512),
+            pair.disk.write_zeroes(0, 512),
+            pair.disk.secure_erase(0, 512),
+        ):
             del pair.store.log[:]
             await change
             assert pair.store.log[-1] == "flush"

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.contracts.ports import StoreInfo
+from drivers.contracts.ports import Lifetime, StoreInfo
 from drivers.devices.blk import BlkStatus, DiskError, DiskRequest, RequestType
 from drivers.devices.blk.layout import SEGMENT, BlkConfigField, BlkFeature
 from drivers.storage.submit import PATIENCE
@@ -77,9 +77,9 @@ async def test_nothing_beyond_the_end_gets_to_the_device() -> None:
 
 
 @pytest.mark.virtio(
-    "BLK-DRV-1", "BLK-DRV-11", "BLK-DRV-12", "BLK-DRV-13", "BLK-DRV-14", "BLK-DRV-15", "BLK-DRV-16", "BLK-DRV-18"
+    "BLK-DRV-1", "BLK-DRV-11", "BLK-DRV-12", "BLK-DRV-13", "BLK-DRV-14", "BLK-DRV-15", "BLK-DRV-16", "BLK-DRV-17"
 )
-@pytest.mark.virtio("BLK-DRV-20", "BLK-DEV-54")
+@pytest.mark.virtio("BLK-DRV-18", "BLK-DRV-20", "BLK-DEV-54")
 async def test_every_request_has_the_shape_that_its_type_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     from drivers.devices.blk.device.request import VhostBlkRequest
 
@@ -94,10 +94,12 @@ async def test_every_request_has_the_shape_that_its_type_asks_for(monkeypatch: p
         return parse_request(chain, limits)  # type: ignore[arg-type]
 
     monkeypatch.setattr(VhostBlkRequest, "parse", staticmethod(spy))
-    async with open_blk_pair() as pair:
+    async with open_blk_pair(BlkOptions(secure_erase=True, lifetime=(1, 2, 3))) as pair:
         try:
             await exercise(pair.disk)
             assert await pair.disk.get_id() == b"disk0"
+            assert await pair.disk.lifetime() == Lifetime(1, 2, 3)
+            await pair.disk.secure_erase(0, SIZE)
         finally:  # before the device's answer to a bad one
             check_requests(seen)
     assert {kind for kind, *_ in seen} == set(RequestType)
@@ -109,6 +111,8 @@ def check_requests(seen: list[tuple[int, int, bytes, int]]) -> None:
             assert (sector, read, write) == (0, b"", 0)
         elif kind == RequestType.GET_ID:
             assert (read, write) == (b"", 20)
+        elif kind == RequestType.GET_LIFETIME:
+            assert (read, write) == (b"", 6)
         elif kind in (RequestType.IN, RequestType.OUT):
             assert len(read) % 512 == write % 512 == 0
         else:

@@ -14,7 +14,7 @@ from rings.features import mask
 from rings.layout import NEXT, WRITE
 from rings.status import Status
 from rings.testing import Desc
-from support.rigs.net_control import FRAMES, OTHER, OWN, WITH, WITHOUT
+from support.rigs.net_control import ERR, FRAMES, OK, OTHER, OWN, WITH, WITHOUT, ask, start
 from vnet.testing import (
     FRAME,
     OFFERED,
@@ -110,32 +110,6 @@ async def test_the_driver_reads_speed_and_duplex_and_takes_for_unknown_what_can_
 # A hostile driver
 
 
-async def start(driver: HostileDriver[NetPair], features: int = OFFERED) -> None:
-    """Three queues, the third of them for commands."""
-    await driver.negotiate(features)
-    driver.map_vectors(3)
-    driver.rings = [driver.set_up(queue) for queue in range(3)]
-    driver.status |= Status.DRIVER_OK
-    await trio.testing.wait_all_tasks_blocked()
-
-
-async def ask(driver: HostileDriver[NetPair], data: bytes, *sizes: int, room: int = 1) -> bytes:
-    """Give a command in pieces of these ``sizes`` and the rest; what the device wrote in answer."""
-    answer, descs, at = driver.put(b"\xee" * room), [], 0
-    for size in (*sizes, len(data) - sum(sizes)):
-        descs.append(Desc(driver.put(data[at : at + size]), size))
-        at += size
-    ring = driver.rings[2]
-    index = ring.used_idx
-    driver.send(*descs, Desc(answer, room, WRITE), head=0, queue=2)
-    with bounded():
-        await trio.testing.wait_all_tasks_blocked()
-    assert ring.used_idx == index + 1 & 0xFFFF
-    assert ring.elem(index % ring.num) == (0, 1)
-    return driver.get(answer, room)
-
-
-OK, ERR = b"\0", b"\1"
 REFUSED = {
     "unknown class": b"\x0a\0\0",
     "nothing at all": b"",

@@ -50,6 +50,10 @@ def network(world: World, side: str) -> dict[str, Any]:
     return actual
 
 
+def shown(packets: int, usecs: int) -> dict[str, int]:
+    return {"max_packets": packets, "max_usecs": usecs}
+
+
 async def test_every_setting_shows_at_both_sides() -> None:
     async with open_world(parse(SEVERAL), "t") as world:
         await world.wait_up()
@@ -58,7 +62,7 @@ async def test_every_setting_shows_at_both_sides() -> None:
         world.memory_port("net0", "driver").want(PortState(vlans=frozenset({7})))
         await command(world, "device-reset", name="net0")
         await world.wait_up()
-        for setting, value, key, shown in (
+        for setting, value, key, seen in (
             ("promisc", "on", "modes", ["promisc", "allmulti"]),
             ("promisc", "off", "modes", ["allmulti"]),
             ("allmulti", "off", "modes", []),
@@ -72,7 +76,7 @@ async def test_every_setting_shows_at_both_sides() -> None:
         ):
             assert await change(world, setting, value) == {}
             for side in ("driver", "device"):
-                assert network(world, side)["receives"][key] == shown
+                assert network(world, side)["receives"][key] == seen
         for setting, value, wanted in (
             ("mac", "02:00:00:00:00:0A", "02:00:00:00:00:0a"),
             ("pairs", "2", 2),
@@ -80,9 +84,17 @@ async def test_every_setting_shows_at_both_sides() -> None:
             ("offloads", "none", []),
             ("offloads", "csum,tso4", ["csum", "tso4"]),
             ("offloads", "all", ["csum", "tso4", "tso6", "uso", "ecn"]),
+            ("rx_coalesce", "2:16,50", {"receiveq2": shown(16, 50)}),
+            ("rx_coalesce", "8,20", {f"receiveq{n}": shown(8, 20) for n in (1, 2, 3)}),
+            ("rx_coalesce", "off", {}),
+            ("tx_coalesce", "3:1,1000000", {"transmitq3": shown(1, 1_000_000)}),
+            ("tx_coalesce", "3:off", {}),
         ):
             await change(world, setting, value)
-            assert [network(world, side)[setting] for side in ("driver", "device")] == [wanted] * 2
+            key = "coalescing" if setting.endswith("coalesce") else setting
+            assert [network(world, side)[key] for side in ("driver", "device")] == [wanted] * 2
+        await change(world, "tx_coalesce", "16,50")
+        assert "calls after: transmitq1 16 packets 50 us, transmitq2 16" in "\n".join(tree(take_snapshot(world)))
         await change(world, "carrier", "off")
         assert not world.memory_port("net0", "driver").carrier
         assert not world.devices["net0"].up
@@ -117,6 +129,10 @@ async def test_every_setting_shows_at_both_sides() -> None:
         ("pairs", "0", "net0: pairs '0': must be between 1 and 32768"),
         ("ring", "1", "net0: ring '1': must be between 2 and 32768"),
         ("pairs", "4", "net0: pairs '4': the device has 3 queue pairs"),
+        ("rx_coalesce", "0,5", "net0: rx_coalesce '0,5': must be between 1 and 4294967295"),
+        ("rx_coalesce", "5", "net0: rx_coalesce '5': must be between 1 and 4294967295"),
+        ("rx_coalesce", "4:5,5", "net0: rx_coalesce '4:5,5': there is no queue pair 4: the device has 3"),
+        ("tx_coalesce", "5,1000001", "net0: tx_coalesce '5,1000001': the device refused it"),
         ("offloads", "lro", "net0: offloads 'lro': must be all, none, or some of csum,tso4,tso6,uso,ecn"),
         ("offloads", "tso4", "net0: offloads 'tso4': the device refused it"),
         ("carrier", "1", "net0: carrier '1': must be on or off"),

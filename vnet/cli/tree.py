@@ -284,6 +284,9 @@ def _network(network: NetworkView) -> Iterator[str]:
     tables = [f"{name} {' '.join(table)}" for name, table in addresses if table]
     vlan = "VLANs " + ("all" if receives.vlans is None else " ".join(map(str, receives.vlans)) or "none")
     yield from _wrap("receives: ", ", ".join((" ".join(receives.modes) or "own and broadcast", *tables, vlan)))
+    if network.coalescing:
+        each = (f"{name} {c.max_packets} packets {c.max_usecs} us" for name, c in network.coalescing.items())
+        yield from _wrap("calls after: ", ", ".join(each))
     if len(network.by_pair) > 1:
         for number, pair in enumerate(network.by_pair, 1):
             sides = (("received", pair.received), ("sent", pair.sent))

@@ -70,6 +70,10 @@ class StubbornStore(MemoryStore):
         await self._wait("write_zeroes")
         await super().write_zeroes(offset, size, unmap)
 
+    async def erase(self, offset: int, size: int, /) -> None:
+        await self._wait("erase")
+        await super().write_zeroes(offset, size, True)
+
     async def _wait(self, name: str) -> None:
         self.inside += 1
         with trio.CancelScope(shield=True):
@@ -121,6 +125,9 @@ class StorageOptions:
 class BlkOptions(StorageOptions):
     """Options of a block pair."""
 
+    secure_erase: bool = False
+    lifetime: tuple[int, ...] = ()
+
     def topology(self) -> Topology:
         spec = BlkSpec(
             type="blk",
@@ -129,7 +136,12 @@ class BlkOptions(StorageOptions):
             queues=self.queues,
             driver=DiskSpec(buffers=self.buffers),
             device=StubbornDisk(
-                size=self.size, read_only=self.read_only, block_size=self.block_size, workers=self.workers
+                size=self.size,
+                read_only=self.read_only,
+                block_size=self.block_size,
+                workers=self.workers,
+                secure_erase=self.secure_erase,
+                lifetime=self.lifetime,
             ),
         )
         return carried({DEVICE: spec}, self.transport, self.link)

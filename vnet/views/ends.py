@@ -9,7 +9,17 @@ import attrs
 
 from vnet.views.plain import INLINE
 
-__all__ = ["EndView", "ForeignView", "Figures", "NetworkView", "OtherEndView", "PairView", "PortView", "ReceptionView"]
+__all__ = [
+    "CoalescingView",
+    "EndView",
+    "Figures",
+    "ForeignView",
+    "NetworkView",
+    "OtherEndView",
+    "PairView",
+    "PortView",
+    "ReceptionView",
+]
 
 
 @attrs.frozen
@@ -68,6 +78,14 @@ class ReceptionView:
     """None: all."""
 
 
+@attrs.frozen
+class CoalescingView:
+    """The device calls after so many packets, or so long after the first of them."""
+
+    max_packets: int
+    max_usecs: int
+
+
 @attrs.frozen(kw_only=True)
 class NetworkView:
     """A network device as ``ethtool`` shows an interface, from one side. The defaults are those of a device down."""
@@ -87,6 +105,8 @@ class NetworkView:
     mtu: int | None = None
     """None at the driver's side, which reads it from the device."""
     offloads: tuple[str, ...] = ()
+    coalescing: Mapping[str, CoalescingView] = attrs.field(factory=dict)
+    """Notification coalescing by name of the queue, of the queues that have any."""
     receives: ReceptionView | None = None
 
 

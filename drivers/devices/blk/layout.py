@@ -16,6 +16,7 @@ __all__ = [
     "HEADER",
     "ID_SIZE",
     "IN",
+    "LIFETIME",
     "OK",
     "OUT",
     "SECTOR",
@@ -38,7 +39,9 @@ UNMAP = 1
 HEADER = struct.Struct("<IIQ")
 """Request header: type, reserved, sector."""
 SEGMENT = struct.Struct("<QII")
-"""Segment of a discard or write-zeroes request: sector, number of sectors, flags."""
+"""Segment of a discard, write-zeroes or secure-erase request: sector, number of sectors, flags."""
+LIFETIME = struct.Struct("<HHH")
+"""Answer to GET_LIFETIME: the fields of `drivers.contracts.ports.Lifetime`."""
 
 
 class BlkFeature(IntEnum):
@@ -52,6 +55,8 @@ class BlkFeature(IntEnum):
     MQ = 12
     DISCARD = 13
     WRITE_ZEROES = 14
+    LIFETIME = 15
+    SECURE_ERASE = 16
 
 
 F = BlkFeature
@@ -64,8 +69,10 @@ class RequestType(IntEnum):
     OUT = 1
     FLUSH = 4
     GET_ID = 8
+    GET_LIFETIME = 10
     DISCARD = 11
     WRITE_ZEROES = 13
+    SECURE_ERASE = 14
 
 
 class BlkStatus(IntEnum):
@@ -98,6 +105,9 @@ class BlkConfigField(ConfigField):
     MAX_WRITE_ZEROES_SECTORS = 48, 4
     MAX_WRITE_ZEROES_SEG = 52, 4
     WRITE_ZEROES_MAY_UNMAP = 56, 1
+    MAX_SECURE_ERASE_SECTORS = 60, 4
+    MAX_SECURE_ERASE_SEG = 64, 4
+    SECURE_ERASE_SECTOR_ALIGNMENT = 68, 4
 
     @property
     def feature(self) -> BlkFeature | None:
@@ -115,8 +125,11 @@ _NEEDS: Mapping[BlkConfigField, BlkFeature] = {
     C.NUM_QUEUES: F.MQ,
     **dict.fromkeys((C.MAX_DISCARD_SECTORS, C.MAX_DISCARD_SEG, C.DISCARD_SECTOR_ALIGNMENT), F.DISCARD),
     **dict.fromkeys((C.MAX_WRITE_ZEROES_SECTORS, C.MAX_WRITE_ZEROES_SEG, C.WRITE_ZEROES_MAY_UNMAP), F.WRITE_ZEROES),
+    **dict.fromkeys(
+        (C.MAX_SECURE_ERASE_SECTORS, C.MAX_SECURE_ERASE_SEG, C.SECURE_ERASE_SECTOR_ALIGNMENT), F.SECURE_ERASE
+    ),
 }
 
 
-CONFIG_SIZE = 60
+CONFIG_SIZE = 72
 """Bytes of the configuration space. The legacy geometry and padding are zeroes."""

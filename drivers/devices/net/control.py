@@ -1,6 +1,6 @@
 """Commands of virtio-net's control queue, with their data and features (VIRTIO 1.4 section 5.1.9.5). Pure.
 
-The device reads class, number and data of a command, and writes one byte of answer.
+The device reads class, number and data of a command, and writes one byte of answer, then the result of some commands.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from enum import Enum
 import attrs
 
 from drivers.contracts.ports import ALL_OFFLOADS
+from drivers.devices.net.coalescing import QUEUE, Coalescing, QueueCoalescing
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.layout import MAX_PAIRS, NetFeature, offload_features
 
@@ -20,6 +21,7 @@ __all__ = [
     "ACK_OK",
     "COMMAND_MAX",
     "GUEST_OFFLOADS",
+    "RESULT_MAX",
     "TABLE_MAX",
     "VID_MAX",
     "NetCommand",
@@ -33,6 +35,8 @@ __all__ = [
 ACK_OK, ACK_ERR = 0, 1
 TABLE_MAX = 512
 """Maximum number of addresses in each half of a MAC table."""
+RESULT_MAX = 8
+"""Bytes of the longest result."""
 COMMAND_MAX = 2 + 2 * (4 + 6 * TABLE_MAX)
 """Bytes of the longest command."""
 VID_MAX = 4095
@@ -58,6 +62,10 @@ class NetCommand(Enum):
     ANNOUNCE_ACK = 3, 0, F.GUEST_ANNOUNCE
     VQ_PAIRS_SET = 4, 0, F.MQ
     GUEST_OFFLOADS_SET = 5, 0, F.CTRL_GUEST_OFFLOADS
+    COAL_TX_SET = 6, 0, F.NOTF_COAL
+    COAL_RX_SET = 6, 1, F.NOTF_COAL
+    COAL_VQ_SET = 6, 2, F.VQ_NOTF_COAL
+    COAL_VQ_GET = 6, 3, F.VQ_NOTF_COAL
 
     @property
     def head(self) -> bytes:
@@ -78,8 +86,8 @@ class MacTable:
     multicast: frozenset[bytes] = frozenset()
 
 
-Value = bool | int | bytes | MacTable | None
-"""Argument of a command: a switch, a number, an address, a table, or none."""
+Value = bool | int | bytes | MacTable | Coalescing | QueueCoalescing | None
+"""Argument of a command: a switch, a number, an address, a table, parameters, or none."""
 
 
 @attrs.frozen
@@ -116,6 +124,11 @@ def _mac(data: bytes) -> bytes | None:
     return data if len(data) == 6 and not data[0] & 1 and any(data) else None
 
 
+def _queue(data: bytes) -> int | None:
+    """Return the index of a queue, in front of a reserved field, which is ignored."""
+    return int(QUEUE.unpack(data)[0]) if len(data) == QUEUE.size else None
+
+
 def _table(data: bytes) -> MacTable | None:
     """Parse both halves: unicast addresses, then multicast addresses."""
     halves = []
@@ -141,6 +154,10 @@ PARSERS: Mapping[NetCommand, Callable[[bytes], Value]] = {
     NetCommand.VLAN_DEL: _vid,
     NetCommand.VQ_PAIRS_SET: _pairs,
     NetCommand.GUEST_OFFLOADS_SET: _offloads,
+    NetCommand.COAL_TX_SET: Coalescing.parse,
+    NetCommand.COAL_RX_SET: Coalescing.parse,
+    NetCommand.COAL_VQ_SET: QueueCoalescing.parse,
+    NetCommand.COAL_VQ_GET: _queue,
 }
 """Parser of the argument, per command."""
 HEADS = {command.head: command for command in NetCommand}
@@ -169,6 +186,8 @@ def emit(control: NetControl) -> bytes:
         body = b"".join(struct.pack("<I", len(half)) + b"".join(sorted(half)) for half in halves)
     elif isinstance(value, bytes):
         body = value
+    elif isinstance(value, Coalescing | QueueCoalescing):
+        body = value.emit()
     elif value is None:
         body = b""
     else:
@@ -177,6 +196,7 @@ def emit(control: NetControl) -> bytes:
             NetCommand.VLAN_ADD: 2,
             NetCommand.VLAN_DEL: 2,
             NetCommand.VQ_PAIRS_SET: 2,
+            NetCommand.COAL_VQ_GET: QUEUE.size,
         }
         body = int(value).to_bytes(size.get(control.command, 1), "little")
     return control.command.head + body

@@ -58,6 +58,8 @@ class NetFeature(IntEnum):
     GUEST_ANNOUNCE = 21
     MQ = 22
     CTRL_MAC_ADDR = 23
+    VQ_NOTF_COAL = 52
+    NOTF_COAL = 53
     GUEST_USO4 = 54
     GUEST_USO6 = 55
     HOST_USO = 56
@@ -73,6 +75,8 @@ COMMANDED = (
     F.GUEST_ANNOUNCE,
     F.MQ,
     F.CTRL_MAC_ADDR,
+    F.VQ_NOTF_COAL,
+    F.NOTF_COAL,
 )
 """Features whose commands need CTRL_VQ; section 5.1.3.1 omits two of them."""
 TABLE = FeatureTable(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from vnet.testing import (
-    Options,
-)
+import trio.testing
+
+from rings.layout import WRITE
+from rings.status import Status
+from rings.testing import Desc
+from vnet.testing import OFFERED, HostileDriver, NetPair, Options, bounded
 
 WITH = Options(queue_size=16, control=True)
 WITHOUT = Options(queue_size=16)
@@ -22,3 +25,31 @@ def tagged(vid: int) -> bytes:
 
 FRAMES = {"own": frame(OWN), "other": frame(OTHER), "group": frame(GROUP), "broadcast": frame(BROADCAST)}
 FRAMES |= {"vlan 5": tagged(5), "vlan 6": tagged(6)}
+
+
+async def start(driver: HostileDriver[NetPair], features: int = OFFERED) -> None:
+    """Three queues, the third of them for commands."""
+    await driver.negotiate(features)
+    driver.map_vectors(3)
+    driver.rings = [driver.set_up(queue) for queue in range(3)]
+    driver.status |= Status.DRIVER_OK
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def ask(driver: HostileDriver[NetPair], data: bytes, *sizes: int, room: int = 1) -> bytes:
+    """Give a command in pieces of these ``sizes`` and the rest; what the device wrote in answer."""
+    answer, descs, at = driver.put(b"\xee" * room), [], 0
+    for size in (*sizes, len(data) - sum(sizes)):
+        descs.append(Desc(driver.put(data[at : at + size]), size))
+        at += size
+    ring = driver.rings[2]
+    index = ring.used_idx
+    driver.send(*descs, Desc(answer, room, WRITE), head=0, queue=2)
+    with bounded():
+        await trio.testing.wait_all_tasks_blocked()
+    assert ring.used_idx == index + 1 & 0xFFFF
+    assert ring.elem(index % ring.num) == (0, 1)
+    return driver.get(answer, room)
+
+
+OK, ERR = b"\0", b"\1"

@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 
 from drivers.contracts.liveness import Liveness
+from drivers.contracts.ports import Lifetime
 from drivers.devices.blk import BlkPlug, BlkSettings, Disk
 from vnet.ends.base import CountedEnd, Figures, OpenContext, request_counts
 from vnet.ends.blk.spec import BlkSpec, DiskSpec, DiskStoreSpec, nbd_uri
@@ -108,4 +109,14 @@ async def open_blk_device(context: OpenContext[BlkSpec]) -> AsyncIterator[StoreE
     spec, own = context.spec, context.spec.device
     async with own.open_at(f"devices.{context.name}.device", own.workers) as store:
         serial = context.name[:20] if own.serial is None else own.serial
-        yield StoreEnd(own, BlkPlug(store, serial, context.features, spec.queue_size, spec.queues, own.workers))
+        plug = BlkPlug(
+            store,
+            serial,
+            context.features,
+            spec.queue_size,
+            spec.queues,
+            own.workers,
+            erases=own.secure_erase,
+            lifetime=Lifetime(*own.lifetime) if own.lifetime else None,
+        )
+        yield StoreEnd(own, plug)

@@ -25,6 +25,9 @@ SERVE = Serve[BlkSpec](
         ),
         ServeOption("--size", {"device.size": VALUE}, "Size in MiB; needed to make a new file.", int),
         ServeOption("--serial", {"device.serial": VALUE}, "Serial number of the disk, by default blk0."),
+        ServeOption(
+            "--secure-erase", {"device.secure_erase": True}, "Offer secure erase: overwrite with zeroes.", bool
+        ),
         ServeOption("--queues", {"queues": VALUE}, "Largest number of request queues.", int),
     ),
     qemu=QemuDevice(

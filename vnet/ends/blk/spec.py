@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import attrs
 
+from drivers.contracts.ports import Lifetime
 from drivers.devices.blk import BLK
 from drivers.devices.blk.driver.driver import MIN_NUM, host_memory
 from vnet.ends.store import StoreSpec
@@ -42,6 +43,17 @@ class DiskStoreSpec(StoreSpec):
     """Serial number of the disk. Default: the device's name."""
     workers: int = attrs.field(default=4, validator=must(lambda v: 1 <= v <= 64, "between 1 and 64"))
     """Largest number of requests that block on the store at the same time."""
+    secure_erase: bool = False
+    """Whether the device offers secure erase: it overwrites sectors with zeroes, then deallocates them. For storage
+    that overwrites in place, which neither flash memory nor a file system that copies on write does."""
+    lifetime: tuple[int, ...] = attrs.field(
+        default=(),
+        validator=must(
+            lambda v: not v or (len(v) == 3 and Lifetime(*v).valid),
+            "the state of the reserve (0 to 3) and the wear of cells A and B (0 to 11), or empty",
+        ),
+    )
+    """Wear that the device reports, in the values of eMMC. Default: that of the block device, if it is an eMMC."""
 
 
 @attrs.frozen

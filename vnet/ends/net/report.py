@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 
 from drivers.contracts.ports import Offloads
+from drivers.devices.net.coalescing import Coalescing
 from drivers.devices.net.device.device import NetPlug
 from drivers.devices.net.driver.driver import NetSettings
 from drivers.devices.net.filter import Reception
 from vnet.ends.base import traffic_figures
-from vnet.views.ends import NetworkView, PairView, ReceptionView
+from vnet.views.ends import CoalescingView, NetworkView, PairView, ReceptionView
 
 __all__ = ["plug_view", "settings_view"]
 
@@ -26,6 +29,7 @@ def settings_view(settings: NetSettings) -> NetworkView:
         pairs=station.pairs_used,
         max_pairs=bound.max_pairs,
         offloads=_names(station.offloads),
+        coalescing=_coalescing(station.coalescing),
         receives=_reception(station.reception),
     )
 
@@ -43,6 +47,7 @@ def plug_view(plug: NetPlug) -> NetworkView:
         pairs=bound.pairs,
         max_pairs=bound.max_pairs,
         offloads=_names(bound.offloads),
+        coalescing=_coalescing(bound.coalescers.by_queue),
         receives=_reception(bound.reception),
     )
 
@@ -60,6 +65,13 @@ def _view(own: NetSettings | NetPlug) -> NetworkView:
 
 def _names(offloads: Offloads) -> tuple[str, ...]:
     return tuple(name for name, on in attrs.asdict(offloads).items() if on)
+
+
+def _coalescing(by_index: Mapping[int, Coalescing]) -> dict[str, CoalescingView]:
+    return {
+        f"{('receive', 'transmit')[index % 2]}q{index // 2 + 1}": CoalescingView(each.max_packets, each.max_usecs)
+        for index, each in sorted(by_index.items())
+    }
 
 
 def _reception(reception: Reception) -> ReceptionView:

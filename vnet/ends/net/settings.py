@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from drivers.contracts.ports import Offloads
+from drivers.devices.net.coalescing import NO_COALESCING, Coalescing, Direction
 from drivers.devices.net.control import VID_MAX
 from drivers.devices.net.device.device import NetPlug
 from drivers.devices.net.driver.driver import NetSettings
@@ -20,6 +21,10 @@ __all__ = ["SETTINGS"]
 
 RING = range(2, 32769)
 """Sizes of a data queue in descriptors."""
+PAIRS = range(1, 0x8001)
+"""Numbers of queue pairs."""
+COUNTS = range(1, 1 << 32)
+"""Packets, or microseconds, of notification coalescing."""
 ON_OFF = {"on": True, "off": False}
 """Values of a switch."""
 
@@ -63,6 +68,24 @@ def _offloads(value: str) -> Offloads | None:
 
 def _reception(name: str, parse: Callable[[str], object]) -> Callable[[NetRequest, str], NetRequest]:
     return lambda request, value: attrs.evolve(request, reception=request.reception.evolve(**{name: parse(value)}))
+
+
+def _coalescing(direction: Direction) -> Callable[[NetRequest, str], NetRequest]:
+    def change(request: NetRequest, value: str) -> NetRequest:
+        head, colon, parameters = value.rpartition(":")
+        pair = _number(head, PAIRS) - 1 if colon else None
+        if parameters == "off":
+            wanted = NO_COALESCING
+        else:
+            packets, _, usecs = parameters.partition(",")
+            wanted = Coalescing(_number(packets, COUNTS), _number(usecs, COUNTS))
+        # A value for all queues replaces those of single ones.
+        others = {
+            key: kept for key, kept in request.coalescing.items() if key[0] != direction or key[1] != pair is not None
+        }
+        return attrs.evolve(request, coalescing=others | {(direction, pair): wanted})
+
+    return change
 
 
 def _of_driver(values: str, about: str, request: Callable[[NetRequest, str], NetRequest]) -> Setting[NetSpec]:
@@ -139,15 +162,19 @@ SETTINGS: Mapping[str, Setting[NetSpec]] = {
     "pairs": _of_driver(
         "NUMBER|all",
         "queue pairs to use",
-        lambda request, value: attrs.evolve(
-            request, pairs=None if value == "all" else _number(value, range(1, 0x8001))
-        ),
+        lambda request, value: attrs.evolve(request, pairs=None if value == "all" else _number(value, PAIRS)),
     ),
     "offloads": _of_driver(
         "NAME,...|all|none",
         f"receive offloads, of {','.join(field.name for field in attrs.fields(Offloads))}",
         lambda request, value: attrs.evolve(request, offloads=_offloads(value)),
     ),
+    "rx_coalesce": _of_driver(
+        "[PAIR:]PACKETS,USECS|off",
+        "calls of receive queues after so many packets or microseconds",
+        _coalescing(Direction.RX),
+    ),
+    "tx_coalesce": _of_driver("[PAIR:]PACKETS,USECS|off", "the same for transmit queues", _coalescing(Direction.TX)),
     "ring": Setting("driver", "NUMBER|max", "largest size of a data queue; the device is not reset", _ring),
     "carrier": _of_device("on|off", "whether the link is up", _carrier),
     "mtu": _of_device("BYTES", "MTU; the device is reset", _mtu),

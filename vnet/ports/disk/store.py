@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from drivers.contracts.ports import StoreInfo
+from drivers.contracts.ports import Lifetime, StoreInfo
 
 __all__ = ["FileStore", "MemoryStore", "open_file_store"]
 
@@ -74,6 +74,9 @@ class MemoryStore:
             self.data[at : at + part] = ZEROES[:part]
             await trio.lowlevel.checkpoint()
 
+    async def erase(self, offset: int, size: int, /) -> None:
+        await self.write_zeroes(offset, size, True)
+
 
 class FileStore:
     """A store in an open file or block device. Implements `drivers.contracts.ports.SectorStore`.
@@ -123,6 +126,9 @@ class FileStore:
     async def write_zeroes(self, offset: int, size: int, unmap: bool, /) -> None:
         await self._in_thread(self._write_zeroes, offset, size, unmap)
 
+    async def erase(self, offset: int, size: int, /) -> None:
+        await self._in_thread(self._erase, offset, size)
+
     async def _in_thread(self, call: Callable[..., None], *args: object) -> None:
         # Not abandoned on cancellation, so that it ends before a reset of the device does.
         await trio.to_thread.run_sync(call, *args, limiter=self._threads)
@@ -168,6 +174,16 @@ class FileStore:
             # The file was truncated. A write at its end extends it, a hole does not; skipped bytes read as zeroes.
             self._write([(end - 1, memoryview(ZEROES)[:1])])
 
+    def _erase(self, offset: int, size: int) -> None:
+        """Overwrite the range, and discard it only once the zeroes are on stable storage.
+
+        Neither a hole nor a zeroed range will do: they leave the data where they are.
+        """
+        zeroes = memoryview(ZEROES)
+        self._write([(at, zeroes[: offset + size - at]) for at in range(offset, offset + size, len(ZEROES))])
+        self._flush()
+        self._discard(offset, size)
+
     def _fallocate(self, mode: int, offset: int, size: int) -> bool:
         """Call fallocate; return False if the file system does not support the mode."""
         while size and _libc.fallocate64(self._fd, mode | FALLOC_FL_KEEP_SIZE, offset, size):
@@ -177,6 +193,18 @@ class FileStore:
             if number != errno.EINTR:
                 raise OSError(number, os.strerror(number))
         return True
+
+
+def read_lifetime(device: int, root: Path = Path("/sys/dev/block")) -> Lifetime | None:
+    """Return the wear of a block device that is an eMMC, from its attributes in sysfs; None for any other."""
+    place = root / f"{os.major(device)}:{os.minor(device)}" / "device"
+    try:
+        words = [(place / name).read_text().split() for name in ("pre_eol_info", "life_time")]
+        (pre_eol,), (wear_a, wear_b) = words
+        lifetime = Lifetime(int(pre_eol, 16), int(wear_a, 16), int(wear_b, 16))
+    except (OSError, ValueError):
+        return None
+    return lifetime if lifetime.valid else None
 
 
 @asynccontextmanager
@@ -211,6 +239,7 @@ async def open_file_store(
         if not file_size or file_size % block_size:
             raise OSError(errno.EINVAL, f"its {file_size} bytes are not whole blocks of {block_size}", str(path))
         physical = max(block_size, min(status.st_blksize, 1 << 16))
-        yield FileStore(fd, StoreInfo(file_size, read_only, block_size, physical), workers)
+        lifetime = read_lifetime(status.st_rdev) if stat.S_ISBLK(status.st_mode) else None
+        yield FileStore(fd, StoreInfo(file_size, read_only, block_size, physical, lifetime=lifetime), workers)
     finally:
         os.close(fd)

@@ -11,13 +11,14 @@ import trio
 from drivers.bus.config import emit_config
 from drivers.bus.plug import Plug
 from drivers.bus.vhost import DeviceQueue, OfferedQueue, VhostBound, VhostDevice
-from drivers.contracts.ports import SectorStore
+from drivers.contracts.ports import Lifetime, SectorStore
 from drivers.devices.blk.device.request import BlkLimits, Refusal, VhostBlkRequest
 from drivers.devices.blk.layout import (
     CONFIG_SIZE,
     GET_ID,
     ID_SIZE,
     IN,
+    LIFETIME,
     OK,
     OUT,
     SECTOR,
@@ -44,9 +45,9 @@ SEG_MAX = 126
 TABLE_MAX = SEG_MAX + 2
 """Descriptors of the longest request: header, data, status."""
 MAX_SECTORS = 1 << 21
-"""Maximum sectors of one segment of a discard or write-zeroes request: 1 GiB."""
+"""Maximum sectors of one segment of a discard, write-zeroes or secure-erase request: 1 GiB."""
 MAX_SEGMENTS = 16
-"""Maximum segments of one discard or write-zeroes request."""
+"""Maximum segments of one discard, write-zeroes or secure-erase request."""
 C = BlkConfigField
 WRITEBACK = C.WRITEBACK.value[0]
 
@@ -65,12 +66,25 @@ class BlkPlug(Plug["BoundVhostBlk"]):
     queues: int = 1
     workers: int = 4
     """Maximum number of requests that block at the same time."""
+    erases: bool = False
+    """Whether overwritten sectors are gone for good, so that the device offers SECURE_ERASE."""
+    lifetime: Lifetime | None = None
+    """Answer to GET_LIFETIME; None for that of the store."""
     figures: list[RequestFigures] = attrs.field(init=False)
     """Counters per queue."""
 
     @figures.default
     def _figures(self) -> list[RequestFigures]:
         return [RequestFigures() for _ in range(self.queues)]
+
+    @property
+    def answers(self) -> Mapping[int, bytes]:
+        """Answers to the requests that ask for something besides sectors."""
+        lifetime = self.lifetime or self.store.info.lifetime
+        answers: dict[int, bytes] = {GET_ID: self.serial.encode("ascii", "replace")[:ID_SIZE].ljust(ID_SIZE, b"\0")}
+        if lifetime is not None and lifetime.valid:
+            answers[RequestType.GET_LIFETIME] = LIFETIME.pack(*attrs.astuple(lifetime))
+        return answers
 
     def resized(self) -> None:
         """Handle a change of the store's information, such as its size."""
@@ -104,9 +118,8 @@ class VhostBlkRequestFlow(JobFlow[VhostBlkRequest]):
                 moved = self._store.preadv(request.data, request.offset)
             elif kind == OUT and writeback and small:
                 moved = self._store.pwritev(request.data, request.offset)
-            elif kind == GET_ID:
-                serial = self._bound.plug.serial.encode("ascii", "replace")[:ID_SIZE].ljust(ID_SIZE, b"\0")
-                self._answer(request, copy_in(request.data, serial))
+            elif kind in _ASKS:
+                self._answer(request, copy_in(request.data, self._bound.plug.answers[kind]))
                 return
         except OSError as error:
             self._fail(request, BlkStatus.IOERR, error.strerror or "short")
@@ -141,7 +154,7 @@ class VhostBlkRequestFlow(JobFlow[VhostBlkRequest]):
         kind, figures = request.kind, self.figures
         request.status_byte[0] = OK
         figures.done += 1
-        figures.bytes += moved if kind != GET_ID else 0
+        figures.bytes += moved if kind not in _ASKS else 0
         self.complete(request.head, 1 + (moved if kind in _ANSWERS else 0))
 
     def _fail(self, request: VhostBlkRequest | Refusal, status: BlkStatus, cause: str) -> None:
@@ -151,7 +164,8 @@ class VhostBlkRequestFlow(JobFlow[VhostBlkRequest]):
         self.complete(request.head, 0)
 
 
-_ANSWERS = frozenset((IN, GET_ID))
+_ASKS = frozenset((GET_ID, RequestType.GET_LIFETIME))
+_ANSWERS = frozenset((IN, *_ASKS))
 _MOVES = frozenset((IN, OUT))
 _KINDS: Mapping[int, IoKind] = {
     RequestType.IN: IoKind.READ,
@@ -159,6 +173,7 @@ _KINDS: Mapping[int, IoKind] = {
     RequestType.FLUSH: IoKind.FLUSH,
     RequestType.DISCARD: IoKind.DISCARD,
     RequestType.WRITE_ZEROES: IoKind.WRITE_ZEROES,
+    RequestType.SECURE_ERASE: IoKind.ERASE,
 }
 
 
@@ -178,6 +193,8 @@ class BoundVhostBlk(VhostBound[BlkPlug]):
             BlkFeature.RO: not info.read_only,
             BlkFeature.DISCARD: info.read_only,
             BlkFeature.WRITE_ZEROES: info.read_only,
+            BlkFeature.SECURE_ERASE: info.read_only or not plug.erases,
+            BlkFeature.LIFETIME: RequestType.GET_LIFETIME not in plug.answers,
             BlkFeature.MQ: plug.queues == 1,
             # A cache that cannot be flushed must not be offered (section 5.2.5.2).
             BlkFeature.CONFIG_WCE: not features >> BlkFeature.FLUSH & 1,
@@ -206,6 +223,9 @@ class BoundVhostBlk(VhostBound[BlkPlug]):
             C.MAX_WRITE_ZEROES_SECTORS: MAX_SECTORS,
             C.MAX_WRITE_ZEROES_SEG: MAX_SEGMENTS,
             C.WRITE_ZEROES_MAY_UNMAP: int(info.unmaps),
+            C.MAX_SECURE_ERASE_SECTORS: MAX_SECTORS,
+            C.MAX_SECURE_ERASE_SEG: MAX_SEGMENTS,
+            C.SECURE_ERASE_SECTOR_ALIGNMENT: max(1, info.physical_block // SECTOR),
         }
         valid = {f: n for f, n in fields.items() if f.feature is None or features >> f.feature & 1}
         return emit_config(valid, CONFIG_SIZE)

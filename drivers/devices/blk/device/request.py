@@ -35,8 +35,14 @@ _NEEDS: Mapping[RequestType, BlkFeature | None] = {
     RequestType.GET_ID: None,
     RequestType.DISCARD: BlkFeature.DISCARD,
     RequestType.WRITE_ZEROES: BlkFeature.WRITE_ZEROES,
+    RequestType.GET_LIFETIME: BlkFeature.LIFETIME,
+    RequestType.SECURE_ERASE: BlkFeature.SECURE_ERASE,
 }
-_FLAGS: Mapping[RequestType, int] = {RequestType.DISCARD: 0, RequestType.WRITE_ZEROES: UNMAP}
+_FLAGS: Mapping[RequestType, int] = {
+    RequestType.DISCARD: 0,
+    RequestType.WRITE_ZEROES: UNMAP,
+    RequestType.SECURE_ERASE: 0,
+}
 """Valid flags of a segment, per request type."""
 
 
@@ -50,9 +56,9 @@ class BlkLimits:
     """Negotiated feature bits."""
     read_only: bool = False
     max_sectors: int = 0
-    """Maximum sectors of one segment of a discard or write-zeroes request."""
+    """Maximum sectors of one segment of a discard, write-zeroes or secure-erase request."""
     max_segments: int = 0
-    """Maximum segments of one discard or write-zeroes request."""
+    """Maximum segments of one discard, write-zeroes or secure-erase request."""
     max_data: int = 1 << 32
     """Maximum bytes of data of one request."""
     types: frozenset[int] = attrs.field(init=False)
@@ -76,7 +82,7 @@ class VhostBlkRequest(NamedTuple):  # a NamedTuple takes a third of the time to 
     data: Sequence[memoryview]
     """Data to write to the disk, or room for data to read."""
     extents: tuple[StoreExtent, ...] = ()
-    """Ranges of DISCARD and WRITE_ZEROES."""
+    """Ranges of DISCARD, WRITE_ZEROES and SECURE_ERASE."""
 
     @staticmethod
     def parse(chain: Chain, limits: BlkLimits) -> VhostBlkRequest | Refusal:
@@ -113,7 +119,7 @@ class VhostBlkRequest(NamedTuple):  # a NamedTuple takes a third of the time to 
 
 _MOVES = frozenset((RequestType.IN, OUT))
 _new = tuple.__new__  # makes a request in a third of the time that its own constructor takes
-_WRITES = frozenset((RequestType.OUT, RequestType.DISCARD, RequestType.WRITE_ZEROES))
+_WRITES = frozenset((RequestType.OUT, *_FLAGS))
 
 
 @attrs.frozen
@@ -129,7 +135,7 @@ class Refusal:
 def _ranges(
     head: int, status: memoryview, kind: int, data: list[memoryview], limits: BlkLimits
 ) -> VhostBlkRequest | Refusal:
-    """Parse discard or write zeroes: one invalid segment refuses the whole request (section 5.2.6.2)."""
+    """Parse discard, write zeroes or secure erase: one invalid segment refuses the whole request (section 5.2.6.2)."""
     size = total(data)
     if not size or size % SEGMENT.size:
         return Refusal(head, status, BlkStatus.IOERR, "unaligned")

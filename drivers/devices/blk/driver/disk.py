@@ -6,14 +6,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import attrs
 import trio
 
+from drivers.contracts.ports import Lifetime
 from drivers.devices.blk.driver.geometry import Geometry
-from drivers.devices.blk.layout import IN, BlkStatus, RequestType
+from drivers.devices.blk.layout import IN, LIFETIME, BlkStatus, RequestType
 from drivers.errors import DriverError
 from drivers.storage.bounce import LARGE, Buffer
 from drivers.storage.submit import BUFFERS, PATIENCE, SubmissionQueue, Submitter
@@ -23,7 +24,13 @@ __all__ = ["Disk", "DiskError", "DiskRequest"]
 
 PART = 1 << 20
 """Maximum bytes of data of one request; larger operations are split."""
-WRITES = frozenset((RequestType.OUT, RequestType.DISCARD, RequestType.WRITE_ZEROES))
+RANGES: Mapping[RequestType, tuple[Callable[[Geometry], int], str]] = {
+    RequestType.DISCARD: (lambda geometry: geometry.discard_max, "no_discard"),
+    RequestType.WRITE_ZEROES: (lambda geometry: geometry.zeroes_max, "no_write_zeroes"),
+    RequestType.SECURE_ERASE: (lambda geometry: geometry.erase_max, "no_secure_erase"),
+}
+"""Requests for a range without data: the maximum size of one, 0 if it is not supported, and the cause of a refusal."""
+WRITES = frozenset((RequestType.OUT, *RANGES))
 
 
 class DiskError(DriverError):
@@ -48,7 +55,7 @@ class DiskRequest:
     unmap: bool = False
     status: BlkStatus = BlkStatus.OK
     answer: bytes = b""
-    """Answer to GET_ID."""
+    """Answer to GET_ID or GET_LIFETIME."""
     serial: int = 0
     deadline: float | None = None
     """Time at which the request fails, set when the device goes away."""
@@ -155,10 +162,19 @@ class Disk(Submitter[DiskRequest]):
             for at in range(0, size, PART):
                 await self.write(offset + at, zeroes[: min(PART, size - at)])
 
+    async def secure_erase(self, offset: int, size: int) -> None:
+        """Erase the range's contents for good. Raises DiskError, also if the device does not support it; ValueError."""
+        await self._ranges(RequestType.SECURE_ERASE, offset, size)
+
     async def get_id(self) -> bytes:
         """Return the device's id, at most 20 bytes. Raises DiskError."""
         request = await self._request(RequestType.GET_ID)
         return request.answer.rstrip(b"\0")
+
+    async def lifetime(self) -> Lifetime:
+        """Return the wear of the device's storage. Raises DiskError, also if it does not report it."""
+        request = await self._request(RequestType.GET_LIFETIME)
+        return Lifetime(*LIFETIME.unpack(request.answer))
 
     # Internals.
 
@@ -208,10 +224,12 @@ class Disk(Submitter[DiskRequest]):
             return BlkStatus.IOERR, "read_only"
         if (request.offset | request.size) & geometry.block_size - 1:
             return BlkStatus.IOERR, "unaligned"
-        if kind is RequestType.DISCARD and request.size > geometry.discard_max:
-            return BlkStatus.UNSUPP, "no_discard"
-        if kind is RequestType.WRITE_ZEROES and request.size > geometry.zeroes_max:
-            return BlkStatus.UNSUPP, "no_write_zeroes"
+        if kind in RANGES:
+            most, cause = RANGES[kind]
+            if request.size > most(geometry):
+                return BlkStatus.UNSUPP, cause
+        if kind is RequestType.GET_LIFETIME and not geometry.lifetime:
+            return BlkStatus.UNSUPP, "no_lifetime"
         return None
 
     async def _transfer(
@@ -238,8 +256,7 @@ class Disk(Submitter[DiskRequest]):
     async def _ranges(self, kind: RequestType, offset: int, size: int, unmap: bool = False) -> None:
         geometry = await self._known()
         self._check(offset, size, geometry)
-        most = geometry.discard_max if kind is RequestType.DISCARD else geometry.zeroes_max
-        most = most or size
+        most = RANGES[kind][0](geometry) or size
         operation = _Operation(left=-(-size // most) if size else 0)
         for at, part in _parts(size, most):
             request = DiskRequest(kind, operation.part(), offset + at, part)

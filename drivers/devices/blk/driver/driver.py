@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -17,6 +17,7 @@ from drivers.devices.blk.layout import (
     HEADER,
     ID_SIZE,
     IN,
+    LIFETIME,
     OK,
     SECTOR,
     SEGMENT,
@@ -40,8 +41,8 @@ from rings.queue import Segment
 
 __all__ = ["MIN_NUM", "BlkSettings", "BoundVirtioBlk", "host_memory"]
 
-# A slot holds the parts of a request besides its data: header, one segment, id, status. Whole cache lines.
-SLOT, SEGMENT_AT, ID_AT, STATUS_AT = 64, 16, 32, 56
+# A slot holds the parts of a request besides its data: header, one segment, answer, status. Whole cache lines.
+SLOT, SEGMENT_AT, ANSWER_AT, STATUS_AT = 64, 16, 32, 56
 UNANSWERED = 0xFF
 SEGMENTS = PART // LARGE
 """Number of data segments of the largest request, if the device takes segments of `LARGE` bytes."""
@@ -82,7 +83,7 @@ class Slots:
         starts = [Addr(self._block.addr + i * SLOT) for i in range(count)]
         self.header: list[Segment] = [(at, HEADER.size) for at in starts]
         self.segment: list[Segment] = [(Addr(at + SEGMENT_AT), SEGMENT.size) for at in starts]
-        self.id: list[Segment] = [(Addr(at + ID_AT), ID_SIZE) for at in starts]
+        self.answers = {kind: [(Addr(at + ANSWER_AT), size) for at in starts] for kind, size in _ASKS.items()}
         self.status: list[Segment] = [(Addr(at + STATUS_AT), 1) for at in starts]
 
     def close(self) -> None:
@@ -133,8 +134,8 @@ class VirtioBlkRequestFlow(RequestQueue[DiskRequest, int]):
                 self.queue.ring.add((header, *segs), (status,), slot)
         elif kind is RequestType.FLUSH:
             self.queue.ring.add((header,), (status,), slot)
-        elif kind is RequestType.GET_ID:
-            self.queue.ring.add((header,), (slots.id[slot], status), slot)
+        elif kind in slots.answers:
+            self.queue.ring.add((header,), (slots.answers[kind][slot], status), slot)
         else:
             words[word + 2] = request.offset // SECTOR
             words[word + 3] = request.size // SECTOR | (UNMAP << 32 if request.unmap else 0)
@@ -148,8 +149,8 @@ class VirtioBlkRequestFlow(RequestQueue[DiskRequest, int]):
     def read(self, request: DiskRequest, slot: int) -> int:
         start, data = slot * SLOT, self._slots.bytes
         status = data[start + STATUS_AT]
-        if request.kind is GET_ID:
-            request.answer = bytes(data[start + ID_AT : start + ID_AT + ID_SIZE])
+        if request.kind in _ASKS:
+            request.answer = bytes(data[start + ANSWER_AT : start + ANSWER_AT + _ASKS[request.kind]])
         return status
 
     def end(self, request: DiskRequest, status: int, written: int) -> None:
@@ -159,7 +160,7 @@ class VirtioBlkRequestFlow(RequestQueue[DiskRequest, int]):
             known = status in (BlkStatus.IOERR, BlkStatus.UNSUPP)
             request.status = BlkStatus(status) if known else BlkStatus.IOERR
             figures.fail(request.status.name.lower() if known else "no_status")
-        elif request.kind in _ANSWERS and written < 1 + (request.size or ID_SIZE):
+        elif request.kind in _ANSWERS and written < 1 + (request.size or _ASKS[request.kind]):
             request.status = BlkStatus.IOERR
             figures.fail("used_length")
         else:
@@ -172,7 +173,9 @@ class VirtioBlkRequestFlow(RequestQueue[DiskRequest, int]):
         self._slots.close()
 
 
-_ANSWERS = frozenset((RequestType.IN, RequestType.GET_ID))
+_ASKS: Mapping[RequestType, int] = {GET_ID: ID_SIZE, RequestType.GET_LIFETIME: LIFETIME.size}
+"""Bytes of the answers to requests that ask for something besides sectors."""
+_ANSWERS = frozenset((IN, *_ASKS))
 
 
 class BoundVirtioBlk(VirtioBound[BlkSettings]):

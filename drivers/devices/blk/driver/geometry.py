@@ -41,6 +41,10 @@ class Geometry:
     """Maximum size of a write-zeroes request; 0 if not supported."""
     unmaps: bool
     """Whether write zeroes may deallocate blocks."""
+    erase_max: int
+    """Maximum size of a secure-erase request; 0 if not supported."""
+    lifetime: bool
+    """Whether the device reports its wear."""
 
     @classmethod
     async def read(cls, device: VirtioDevice) -> Geometry:
@@ -86,6 +90,8 @@ class Geometry:
             discard_max=_whole(fields[BlkConfigField.MAX_DISCARD_SECTORS] * SECTOR, block),
             zeroes_max=_whole(fields[BlkConfigField.MAX_WRITE_ZEROES_SECTORS] * SECTOR, block),
             unmaps=bool(fields[BlkConfigField.WRITE_ZEROES_MAY_UNMAP]),
+            erase_max=_whole(fields[BlkConfigField.MAX_SECURE_ERASE_SECTORS] * SECTOR, block),
+            lifetime=has(BlkFeature.LIFETIME),
         )
 
 

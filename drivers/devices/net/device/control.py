@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 from drivers.bus.vhost import DeviceQueue
+from drivers.devices.net.coalescing import Coalescing, Direction, QueueCoalescing
 from drivers.devices.net.control import ACK_ERR, ACK_OK, COMMAND_MAX, MacTable, NetCommand, NetControl, Value, parse
+from drivers.devices.net.device.coalescing import CallCoalescers
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.flow import ControlFigures
 from drivers.questions.answer import AnswerFlow
@@ -37,13 +39,19 @@ class NetCommandTarget(Protocol):
     def acknowledge_announcement(self) -> bool:
         """Note that the driver has announced its station."""
 
+    @property
+    def coalescers(self) -> CallCoalescers:
+        """Parameters of the data queues."""
 
-Action = Callable[[NetCommandTarget, Value], bool]
+
+Answer = bool | bytes
+"""Whether a command was executed, or its result."""
+Action = Callable[[NetCommandTarget, Value], Answer]
 """Executes a command with this value; returns False if the device refuses it."""
 V = TypeVar("V")
 
 
-def _with(kind: type[V], act: Callable[[NetCommandTarget, V], bool]) -> Action:
+def _with(kind: type[V], act: Callable[[NetCommandTarget, V], Answer]) -> Action:
     """Return an action for values of this type, which refuses others."""
     return lambda device, value: isinstance(value, kind) and act(device, value)
 
@@ -64,6 +72,19 @@ def _remove_vlan(device: NetCommandTarget, vlan: int) -> bool:
     return device.set_reception(device.reception.evolve(vlans=(device.reception.vlans or frozenset()) - {vlan}))
 
 
+def _coalesce(direction: Direction) -> Action:
+    return _with(Coalescing, lambda device, parameters: device.coalescers.set_all(direction, parameters))
+
+
+def _coalesce_queue(device: NetCommandTarget, queue: QueueCoalescing) -> bool:
+    return device.coalescers.set_one(queue.index, queue.parameters)
+
+
+def _queue_coalescing(device: NetCommandTarget, index: int) -> Answer:
+    parameters = device.coalescers.get(index)
+    return parameters is not None and parameters.emit()
+
+
 ACTIONS: Mapping[NetCommand, Action] = {
     NetCommand.PROMISC: _switch("promisc"),
     NetCommand.ALLMULTI: _switch("allmulti"),
@@ -78,6 +99,10 @@ ACTIONS: Mapping[NetCommand, Action] = {
     NetCommand.ANNOUNCE_ACK: lambda device, _: device.acknowledge_announcement(),
     NetCommand.VQ_PAIRS_SET: _with(int, lambda device, count: device.set_pairs(count)),
     NetCommand.GUEST_OFFLOADS_SET: _with(int, lambda device, features: device.set_offloads(features)),
+    NetCommand.COAL_TX_SET: _coalesce(Direction.TX),
+    NetCommand.COAL_RX_SET: _coalesce(Direction.RX),
+    NetCommand.COAL_VQ_SET: _with(QueueCoalescing, _coalesce_queue),
+    NetCommand.COAL_VQ_GET: _with(int, _queue_coalescing),
 }
 
 
@@ -96,9 +121,11 @@ class VhostNetControlFlow(AnswerFlow):
         if not writable:
             raise BadChain(head, "the chain has no byte for the answer")
         size = total(readable)
-        executed = size <= COMMAND_MAX and self._execute(parse(copy_out(readable, COMMAND_MAX), self._features))
+        answer = size <= COMMAND_MAX and self._execute(parse(copy_out(readable, COMMAND_MAX), self._features))
+        result = answer if isinstance(answer, bytes) else b""
+        executed = answer is not False and total(writable) > len(result)
         self._counts.count(size, executed=executed)
-        return copy_in(writable, bytes((ACK_OK if executed else ACK_ERR,)))
+        return copy_in(writable, bytes((ACK_OK,)) + result if executed else bytes((ACK_ERR,)))
 
-    def _execute(self, control: NetControl | None) -> bool:
+    def _execute(self, control: NetControl | None) -> Answer:
         return control is not None and ACTIONS[control.command](self._device, control.value)

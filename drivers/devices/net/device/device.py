@@ -12,8 +12,9 @@ from drivers.bus.vhost import OfferedQueue, VhostBound, VhostDevice
 from drivers.carriers.vhost_user import FrontEndNet
 from drivers.contracts.liveness import Liveness
 from drivers.contracts.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, PacketPort
+from drivers.devices.net.device.coalescing import CallCoalescers
 from drivers.devices.net.device.control import VhostNetControlFlow
-from drivers.devices.net.device.flows import VhostNetFromDriver, VhostNetToDriver
+from drivers.devices.net.device.flows import VhostNetFlow, VhostNetFromDriver, VhostNetToDriver
 from drivers.devices.net.device.rarp import rarp
 from drivers.devices.net.filter import FrameFilter, Reception
 from drivers.devices.net.flow import NetFigures
@@ -122,6 +123,8 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
         self.pairs = 1
         """Number of queue pairs in use."""
         self.reception = Reception()
+        self.coalescers = CallCoalescers(())
+        """Keep back calls, from DRIVER_OK to reset."""
 
     @property
     def max_pairs(self) -> int:
@@ -295,6 +298,8 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
             VhostNetFromDriver(queues[2 * i + 1], port, figures[i].received, rules)
             for i, port in enumerate(plug.port.queues[:count])
         ]
+        pairs = zip(self._to_driver, self._from_driver, strict=True)
+        self.coalescers = CallCoalescers([flow for pair in pairs for flow in pair])
         unfiltered = not device.has(F.CTRL_RX)
         self.set_reception(
             Reception(allmulti=unfiltered, alluni=unfiltered, vlans=frozenset() if device.has(F.CTRL_VLAN) else None)
@@ -311,6 +316,9 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
             await self._apply_link()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch_link)
+                if device.has(F.NOTF_COAL) or device.has(F.VQ_NOTF_COAL):
+                    for coalescer in self.coalescers:
+                        nursery.start_soon(coalescer.run)
                 for flow in (*self._to_driver, *self._from_driver):
                     nursery.start_soon(flow.queue.serve_each_ring, partial(self._serve_pair, flow))
                 if device.has(F.CTRL_VQ):
@@ -327,9 +335,10 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
         except PortGone as exc:
             self._on_port_gone(exc)
 
-    async def _serve_pair(self, flow: Flow) -> None:
+    async def _serve_pair(self, flow: VhostNetFlow) -> None:
         """Serve one ring of a queue pair, and adapt the number of pairs at its start and end."""
         self._count_pairs()
+        self.coalescers.restart(flow.queue.index)
         try:
             await self._serve(flow)
         finally:
@@ -373,6 +382,7 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
         plug = self.plug
         plug.port.stop()
         self._to_driver, self._from_driver = [], []
+        self.coalescers = CallCoalescers(())
         if self.mac != plug.mac:
             plug.port.set_peer(plug.mac)
         self.mac, self._mtu, self._announcing = plug.mac, self._next_mtu, False

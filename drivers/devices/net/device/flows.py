@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -20,7 +21,7 @@ from rings.queue import Vringh
 if TYPE_CHECKING or NATIVE:
     from rings.split.native import DeviceState, NativeSplitVringh
 
-__all__ = ["VhostNetFromDriver", "VhostNetToDriver"]
+__all__ = ["VhostNetFlow", "VhostNetFromDriver", "VhostNetToDriver"]
 
 
 class VhostNetFlow(NetFlow[DeviceQueue]):
@@ -29,10 +30,17 @@ class VhostNetFlow(NetFlow[DeviceQueue]):
     WRITES: ClassVar[bool]
     """Whether it writes to the chains that it takes."""
 
+    @property
+    @abstractmethod
+    def packets(self) -> int:
+        """Packets whose chains the driver got back."""
+
     def lend(self) -> DeviceState | None:
         """Return the ring's state for C; None if that is not possible now."""
         ring = self.queue.ring
-        return ring.lend(self.WRITES) if self.enabled and isinstance(ring, NativeSplitVringh) else None
+        if not self.enabled or self.queue.delay is not None or not isinstance(ring, NativeSplitVringh):
+            return None
+        return ring.lend(self.WRITES)
 
     def take_back(self, places: tuple[int, int, int], taken: Sequence[int], figures: Figures, calls: int) -> None:
         """Continue behind frames that C has moved; ``places`` and ``taken`` as `NativeSplitVringh.take_back`."""
@@ -128,6 +136,10 @@ class VhostNetFromDriver(VhostNetFlow):
         self.traffic.bytes += octets
         return packets, octets, [(head, [view[at : at + size]], []) for head, at, size in rest]
 
+    @property
+    def packets(self) -> int:
+        return self.traffic.packets + self.traffic.drops.total()
+
     def _discard(self, ring: Vringh) -> tuple[int, Wait]:
         chains = ring.getdescs(BUDGET)
         ring.complete_each([(index, 0) for index, _, _ in chains])
@@ -165,6 +177,10 @@ class VhostNetToDriver(VhostNetFlow):
         super().set_enabled(enabled)
         if not enabled:
             self.drop_spill("stopped")
+
+    @property
+    def packets(self) -> int:
+        return self.traffic.packets
 
     def drop_spill(self, cause: str) -> None:
         """Drop the frame that waits for buffers, if any, because the port or its settings changed."""

@@ -1,4 +1,4 @@
-"""The control queue of virtio-net: a command is a question, and its answer one byte."""
+"""The control queue of virtio-net: a command is a question; its answer is one byte, and a result behind some."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import trio
 
 from drivers.bus.virtio import DriverQueue
 from drivers.contracts.hw import DmaMemory
-from drivers.devices.net.control import ACK_OK, COMMAND_MAX, NetControl, emit
+from drivers.devices.net.control import ACK_OK, COMMAND_MAX, RESULT_MAX, NetControl, emit
 from drivers.devices.net.flow import ControlFigures
 from drivers.errors import NeedsReset, TransportLost
 from drivers.questions.ask import QuestionFlow, question_memory
@@ -21,7 +21,7 @@ TIMEOUT = 5.0
 
 def control_memory(num: int) -> int:
     """Return the maximum bytes of memory for commands."""
-    return question_memory(num, question=COMMAND_MAX, answer=1, limit=LIMIT)
+    return question_memory(num, question=COMMAND_MAX, answer=1 + RESULT_MAX, limit=LIMIT)
 
 
 class VirtioNetControlQueue(QuestionFlow):
@@ -29,7 +29,7 @@ class VirtioNetControlQueue(QuestionFlow):
 
     def __init__(self, queue: DriverQueue, dma: DmaMemory, counts: ControlFigures) -> None:
         """Allocate slots. Raises MemoryError."""
-        super().__init__(queue, dma, question=COMMAND_MAX, answer=1, limit=LIMIT)
+        super().__init__(queue, dma, question=COMMAND_MAX, answer=1 + RESULT_MAX, limit=LIMIT)
         self._counts = counts
 
     async def execute(self, control: NetControl) -> bool:
@@ -37,13 +37,21 @@ class VirtioNetControlQueue(QuestionFlow):
 
         Raises TransportLost if the device was reset meanwhile, NeedsReset if it does not answer.
         """
+        return await self.query(control, 0) is not None
+
+    async def query(self, control: NetControl, size: int) -> bytes | None:
+        """Send a command with a result of at most ``size`` bytes. Returns the result, None if the device refused.
+
+        Whatever the device wrote behind a refusal is disregarded. Raises what `execute` raises.
+        """
         data, name = emit(control), control.command.name
         try:
             with trio.fail_after(TIMEOUT):
-                answer = await self.ask(data, 1)
+                answer = await self.ask(data, 1 + size, least=1)
         except trio.TooSlowError:
             raise NeedsReset(f"the device does not answer {name} within {TIMEOUT:g} s") from None
         except TransportLost as exc:
             raise TransportLost(f"{exc} {name}") from None
-        self._counts.count(len(data), executed=answer == bytes((ACK_OK,)))
-        return answer == bytes((ACK_OK,))
+        executed = answer[:1] == bytes((ACK_OK,))
+        self._counts.count(len(data), executed=executed)
+        return answer[1:] if executed else None

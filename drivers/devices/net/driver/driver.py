@@ -310,6 +310,8 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
         flow = flows[pair] = make(pair)
         flow.enabled = former.enabled
         self._serve(nursery, flow)
+        if self.station is not None:
+            await self.station.queue_enabled(queue.index)
 
     def _flow_nursery(self) -> trio.Nursery:
         """Return the nursery of the flows. Raises TransportLost if the device was reset, which closes its rings."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import attrs
@@ -9,6 +10,7 @@ import trio
 
 from drivers.bus.virtio import VirtioDevice
 from drivers.contracts.ports import Offloads, PacketPort
+from drivers.devices.net.coalescing import NO_COALESCING, Coalescing, Direction, QueueCoalescing
 from drivers.devices.net.control import TABLE_MAX, NetCommand, NetControl, changes
 from drivers.devices.net.driver.control import VirtioNetControlQueue
 from drivers.devices.net.filter import Reception
@@ -35,6 +37,8 @@ class NetRequest:
     """Number of queue pairs; None for as many as device and interface have."""
     offloads: Offloads | None = None
     """Offloads of frames from the device; None for all negotiated ones."""
+    coalescing: Mapping[tuple[Direction, int | None], Coalescing] = attrs.field(factory=dict)
+    """Notification coalescing by direction, of all queues (None) or of a pair's alone; the others are not coalesced."""
 
 
 class QueuePairs(Protocol):
@@ -88,6 +92,9 @@ class Station:
         self.pairs_used = 1
         """Number of queue pairs in use."""
         self.offloads = device_offloads(device.features)
+        self._common = dict.fromkeys(Direction, NO_COALESCING)
+        self.coalescing: dict[int, Coalescing] = {}
+        """Notification coalescing by index of the queue, of the queues that have any."""
 
     async def follow(self) -> None:
         """Bring the device to the requested settings and those of its interface.
@@ -112,6 +119,7 @@ class Station:
         await self._apply_reception(request.reception, own, strict)
         await self._apply_offloads(request.offloads, strict)
         await self._apply_pairs(request.pairs, strict)
+        await self._apply_coalescing(request.coalescing, strict)
 
     async def acknowledge(self) -> None:
         """Acknowledge a request of the device for an announcement."""
@@ -204,3 +212,40 @@ class Station:
             pairs.use(self.pairs_used)
             raise CommandRefused("the device refused it")
         pairs.use(self.pairs_used)
+
+    async def queue_enabled(self, index: int) -> None:
+        """Bring a queue that was reset alone to the requested settings; it has those of its direction."""
+        async with self._lock:
+            self._note(index, self._common[Direction(index % 2)])
+            await self._apply_coalescing(self._holder.request.coalescing, strict=False)
+
+    async def _apply_coalescing(
+        self, requested: Mapping[tuple[Direction, int | None], Coalescing], strict: bool
+    ) -> None:
+        count = self._pairs.max_pairs
+        if strict and (pair := max((pair or 0 for _, pair in requested), default=0)) >= count:
+            raise CommandRefused(f"there is no queue pair {pair + 1}: the device has {count}")
+        for direction, command in ((Direction.RX, NetCommand.COAL_RX_SET), (Direction.TX, NetCommand.COAL_TX_SET)):
+            common, indices = requested.get((direction, None), NO_COALESCING), range(direction, 2 * count, 2)
+            by_queue = self._has(F.VQ_NOTF_COAL) and not self._has(F.NOTF_COAL)
+            changes = common != self._common[direction] and not by_queue
+            if changes and await self._execute(NetControl(command, common), strict):
+                self._common[direction] = common
+                for index in indices:
+                    self._note(index, common)
+            for index in indices:
+                own = requested.get((direction, index // 2), common)
+                if own != self.coalescing.get(index, NO_COALESCING):
+                    await self._coalesce_queue(QueueCoalescing(index, own), strict)
+
+    async def _coalesce_queue(self, queue: QueueCoalescing, strict: bool) -> None:
+        """Set the parameters of one queue, and note those that the device then has, which may differ."""
+        if await self._execute(NetControl(NetCommand.COAL_VQ_SET, queue), strict):
+            assert self._control is not None
+            result = await self._control.query(NetControl(NetCommand.COAL_VQ_GET, queue.index), Coalescing.SIZE)
+            self._note(queue.index, Coalescing.parse(result or b"") or queue.parameters)
+
+    def _note(self, index: int, parameters: Coalescing) -> None:
+        self.coalescing.pop(index, None)
+        if parameters.on:
+            self.coalescing[index] = parameters
