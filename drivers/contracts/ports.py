@@ -317,6 +317,12 @@ class SectorStore(Protocol):
     async def write_zeroes(self, offset: int, size: int, unmap: bool, /) -> None:
         """Zero the range; with ``unmap``, its blocks may be deallocated."""
 
+    async def extents(self, offset: int, size: int, limit: int, /) -> Sequence[tuple[int, int, bool]]:
+        """Return up to ``limit`` ranges from ``offset`` on, within the next ``size`` bytes, without gaps.
+
+        Each is (offset, bytes, whether its blocks are allocated). Unallocated blocks read as zeroes.
+        """
+
     async def erase(self, offset: int, size: int, /) -> None:
         """Overwrite the range in place, then discard it."""
 

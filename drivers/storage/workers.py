@@ -6,7 +6,7 @@ and only while the request's ring is still there.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import count
@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from drivers.contracts.ports import SectorStore
-from rings.chain import copy, copy_in, copy_out, skip, take
+from rings.chain import copy, copy_in, copy_out, skip, take, total
 
 __all__ = ["PIECE", "StoreExtent", "Job", "IoKind", "Workers"]
 
@@ -28,6 +28,10 @@ GATHER = 4 << 20
 """Bytes of the buffer for gathered writes."""
 GATHER_PARTS = 1024
 """Maximum number of memory pieces in gathered writes: each costs time, however small."""
+
+
+STATUS_MAX = 64
+"""Maximum number of ranges of one STATUS."""
 
 
 class IoKind(Enum):
@@ -43,6 +47,10 @@ class IoKind(Enum):
     """Write one pattern repeatedly."""
     COMPARE = "compare"
     """Read, and compare with data of the driver."""
+    COMPARE_AND_WRITE = "compare_and_write"
+    """Compare with the first half of the data, and write the second half if they are equal."""
+    STATUS = "status"
+    """Find out which blocks are allocated."""
 
 
 @attrs.frozen
@@ -76,7 +84,7 @@ class Job(Generic[R_co]):
     data: Sequence[memoryview] = ()
     """Data to write or to compare, or room for data to read."""
     extents: Sequence[StoreExtent] = ()
-    """Ranges of DISCARD, WRITE_ZEROES and ERASE."""
+    """Ranges of DISCARD, WRITE_ZEROES and ERASE, or the one of STATUS."""
     pattern: bytes = b""
     """Pattern of FILL: a private copy, whose size divides ``size`` and is at most `PIECE`."""
     stable: bool = False
@@ -85,7 +93,9 @@ class Job(Generic[R_co]):
     """Bytes moved, including those moved before the job was submitted."""
     error: OSError | None = None
     differs: int | None = None
-    """Result of COMPARE: number of equal bytes before the first difference."""
+    """Result of COMPARE and COMPARE_AND_WRITE: number of equal bytes before the first difference."""
+    render: Callable[[Sequence[tuple[int, int, bool]]], bytes] | None = None
+    """Returns the data of STATUS for the ranges that `SectorStore.extents` returned."""
 
     @property
     def cause(self) -> str:
@@ -102,14 +112,22 @@ class Workers:
         # serializes writes to a file anyway, and threads that take turns cost more than the copy.
         self._writes: dict[SectorStore, deque[Job[object]]] = {}
         self._busy_stores: set[SectorStore] = set()
+        self._changes: Counter[SectorStore] = Counter()  # changes under way that are no writes
+        self._exclusive: Counter[SectorStore] = Counter()  # compare-and-writes that have not ended
         self._writes_first = False
         self._idle = trio.lowlevel.ParkingLot()
         # Last in, first out: the most recently used buffer is in the cache.
         self._buffers: list[memoryview] = []
         self._gathers: list[memoryview] = []
 
+    def excludes(self, store: SectorStore) -> bool:
+        """Return whether a compare-and-write of the store waits or is under way, so that writes must be submitted."""
+        return store in self._exclusive
+
     def submit(self, job: Job[object]) -> None:
-        if job.kind is IoKind.WRITE:
+        if job.kind is IoKind.COMPARE_AND_WRITE:
+            self._exclusive[job.store] += 1
+        if job.kind in _ONE_BY_ONE:
             self._writes.setdefault(job.store, deque()).append(job)
         else:
             self._jobs.append(job)
@@ -126,6 +144,8 @@ class Workers:
                 kept = [job for job in queue if job not in withdrawn]
                 queue.clear()
                 queue.extend(kept)
+        for job in removed:
+            self._admit_changes(job)
         return removed
 
     async def work(self) -> None:
@@ -146,10 +166,7 @@ class Workers:
                 for job in jobs:
                     await self._run_one(job, buffer)
             self._buffers.append(buffer)
-            if jobs[0].kind is IoKind.WRITE:
-                self._busy_stores.discard(jobs[0].store)
-                if self._writes:
-                    self._idle.unpark()
+            self._release(jobs[0])
             ended: dict[Callable[[Sequence[Job[object]]], None], list[Job[object]]] = {}
             for job in jobs:
                 ended.setdefault(job.finished, []).append(job)
@@ -157,6 +174,29 @@ class Workers:
                 if len(ended) > 1:
                     await trio.lowlevel.checkpoint()  # each may move a batch of its queue
                 finished(group)
+
+    def _release(self, job: Job[object]) -> None:
+        """Let the jobs begin that waited for the end of ``job``."""
+        kind, store = job.kind, job.store
+        if kind in _ONE_BY_ONE:
+            self._busy_stores.discard(store)
+            if self._writes:
+                self._idle.unpark()
+            self._admit_changes(job)
+        elif kind in _CHANGES:
+            self._changes[store] -= 1
+            if not self._changes[store]:
+                del self._changes[store]
+                if store in self._exclusive:
+                    self._idle.unpark()
+
+    def _admit_changes(self, job: Job[object]) -> None:
+        """Let changes of the store begin again after the last compare-and-write."""
+        if job.kind is IoKind.COMPARE_AND_WRITE:
+            self._exclusive[job.store] -= 1
+            if not self._exclusive[job.store]:
+                del self._exclusive[job.store]
+                self._idle.unpark_all()
 
     def _next(self) -> list[Job[object]]:
         """Return the next job, or all writes waiting for one store that fit; empty if there is nothing to do.
@@ -169,16 +209,34 @@ class Workers:
         return self._next_job() or self._next_writes()
 
     def _next_job(self) -> list[Job[object]]:
-        return [self._jobs.popleft()] if self._jobs else []
+        for at, job in enumerate(self._jobs):
+            changes = job.kind in _CHANGES
+            if changes and job.store in self._exclusive:
+                continue  # it waits for a compare-and-write, which nothing may change anything under
+            del self._jobs[at]
+            if changes:
+                self._changes[job.store] += 1
+            return [job]
+        return []
 
     def _next_writes(self) -> list[Job[object]]:
         for store in [store for store in self._writes if store not in self._busy_stores]:
             waiting = self._writes.pop(store)
+            if waiting and waiting[0].kind is IoKind.COMPARE_AND_WRITE and self._changes[store]:
+                self._writes[store] = waiting  # until those changes have ended
+                continue
             if waiting:
                 self._busy_stores.add(store)
                 jobs = [waiting.popleft()]
                 room, parts = GATHER - jobs[0].size, GATHER_PARTS - len(jobs[0].data)
-                while waiting and waiting[0].size <= room and len(waiting[0].data) <= parts:
+                if jobs[0].kind is not IoKind.WRITE:
+                    room = -1
+                while (
+                    waiting
+                    and waiting[0].kind is IoKind.WRITE
+                    and waiting[0].size <= room
+                    and (len(waiting[0].data) <= parts)
+                ):
                     jobs.append(waiting.popleft())
                     room -= jobs[-1].size
                     parts -= len(jobs[-1].data)
@@ -295,6 +353,27 @@ async def _compare(job: Job[object], buffer: memoryview) -> None:
         await _yield_between(job)
 
 
+async def _compare_and_write(job: Job[object], buffer: memoryview) -> None:
+    """Compare and write. No other write to the store is under way: see `Workers.excludes`."""
+    both = copy_out(job.data, 2 * job.size)
+    part = buffer[: job.size]
+    await job.store.read(part, job.offset)
+    actual, expected = bytes(part), both[: job.size]
+    if actual != expected:
+        job.differs = _first_difference(actual, expected)
+    elif job.wanted():
+        await job.store.write([(job.offset, memoryview(both)[job.size :])])
+        job.done = job.size
+
+
+async def _status(job: Job[object], buffer: memoryview) -> None:
+    assert job.render is not None
+    (extent,) = job.extents
+    data = job.render(await job.store.extents(extent.offset, extent.size, STATUS_MAX))
+    if job.wanted():
+        job.done = copy_in(job.data, data[: total(job.data)])
+
+
 async def _yield_between(job: Job[object]) -> None:
     """Yield between two pieces of a job, because a store in memory does not."""
     if job.done < job.size:
@@ -332,5 +411,9 @@ _SERVE: Mapping[IoKind, Callable[[Job[object], memoryview], Awaitable[None]]] = 
     IoKind.ERASE: _erase,
     IoKind.FILL: _fill,
     IoKind.COMPARE: _compare,
+    IoKind.COMPARE_AND_WRITE: _compare_and_write,
+    IoKind.STATUS: _status,
 }
-_CHANGES = frozenset((IoKind.WRITE, IoKind.DISCARD, IoKind.WRITE_ZEROES, IoKind.ERASE, IoKind.FILL))
+_ONE_BY_ONE = frozenset((IoKind.WRITE, IoKind.COMPARE_AND_WRITE))
+"""Operations of which a store has one under way at a time."""
+_CHANGES = frozenset((*_ONE_BY_ONE, IoKind.DISCARD, IoKind.WRITE_ZEROES, IoKind.ERASE, IoKind.FILL))

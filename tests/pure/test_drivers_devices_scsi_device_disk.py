@@ -115,6 +115,7 @@ def test_a_read_only_unit_is_protected() -> None:
     for change, out in (
         (commands.write(0, 1), bytes(512)),
         (commands.write_same(0, 1), bytes(512)),
+        (commands.compare_and_write(0, 1), bytes(1024)),
         (cdb, data),
         (bytes((Op.WRITE_6, 0, 0, 0, 1, 0)), bytes(512)),
     ):
@@ -148,9 +149,38 @@ BAD_CDBS = [
     pytest.param("93 00 0000000000000000 00000000 00 00", Asc.INVALID_FIELD_IN_CDB, (10, 7, "cdb"), id="likewise"),
     pytest.param("5e 00 00 00 00 00 00 0008 00", Asc.INVALID_COMMAND_OPERATION_CODE, (0, None, "cdb"), id="PR IN"),
     pytest.param("5f 00 00 00 00 00 00 0018 00", Asc.INVALID_COMMAND_OPERATION_CODE, (0, None, "cdb"), id="PR OUT"),
+    pytest.param(
+        "83 00 0000000000000000 00000000 00 00",
+        Asc.INVALID_COMMAND_OPERATION_CODE,
+        (0, None, "cdb"),
+        id="EXTENDED COPY",
+    ),
+    pytest.param(
+        "83 01 0000000000000000 00000000 00 00", Asc.INVALID_COMMAND_OPERATION_CODE, (0, None, "cdb"), id="XCOPY (LID4)"
+    ),
+    pytest.param(
+        "83 11 0000000000000000 00000000 00 00", Asc.INVALID_COMMAND_OPERATION_CODE, (0, None, "cdb"), id="WRITE TOKEN"
+    ),
+    pytest.param(
+        "84 04 0000000000000000 00000000 00 00", Asc.INVALID_COMMAND_OPERATION_CODE, (0, None, "cdb"), id="COPY RESULTS"
+    ),
+    pytest.param(
+        "89 00 0000000000000000 0000 01 01 00 00", Asc.INVALID_FIELD_IN_CDB, (12, 0, "cdb"), id="reserved of COMPARE"
+    ),
+    pytest.param(
+        "89 20 0000000000000000 000000 01 00 00", Asc.INVALID_FIELD_IN_CDB, (1, 5, "cdb"), id="WRPROTECT of COMPARE"
+    ),
+    pytest.param(
+        "89 00 0000000000000000 000000 81 00 00", Asc.INVALID_FIELD_IN_CDB, (13, 7, "cdb"), id="COMPARE too long"
+    ),
+    pytest.param("89 00 00000000000007ff 000000 02 00 00", Asc.LBA_OUT_OF_RANGE, None, id="COMPARE beyond the end"),
+    pytest.param("9e 12 0000000000000800 00000018 00 00", Asc.LBA_OUT_OF_RANGE, None, id="status beyond the end"),
+    pytest.param(
+        "9e 12 0000000000000000 00000018 01 00", Asc.INVALID_FIELD_IN_CDB, (14, 0, "cdb"), id="reserved of the status"
+    ),
     pytest.param("16 00 00 00 00 00", Asc.INVALID_COMMAND_OPERATION_CODE, (0, None, "cdb"), id="RESERVE"),
     pytest.param("7f 00", Asc.INVALID_COMMAND_OPERATION_CODE, (0, None, "cdb"), id="variable length"),
-    pytest.param("9e 12 00", Asc.INVALID_FIELD_IN_CDB, (1, 4, "cdb"), id="no such service action"),
+    pytest.param("9e 13 00", Asc.INVALID_FIELD_IN_CDB, (1, 4, "cdb"), id="no such service action"),
     pytest.param("a0 00 03 000000 00000010 00 00", Asc.INVALID_FIELD_IN_CDB, (2, 7, "cdb"), id="SELECT REPORT"),
     pytest.param("a3 0c 04 00 0000 00000010 00 00", Asc.INVALID_FIELD_IN_CDB, (2, 2, "cdb"), id="reporting options"),
     pytest.param("a3 0c 01 9e 0000 00000010 00 00", Asc.INVALID_FIELD_IN_CDB, (2, 2, "cdb"), id="lacks the action"),
@@ -175,6 +205,8 @@ OVERRUNS = [
     pytest.param(commands.read(0, 2), b"", 1023, id="READ"),
     pytest.param(commands.write(0, 2), bytes(1023), 0, id="WRITE"),
     pytest.param(commands.write(0, 2), b"", 4096, id="WRITE into a buffer"),
+    pytest.param(commands.compare_and_write(0, 2), bytes(2047), 0, id="COMPARE AND WRITE"),
+    pytest.param(commands.lba_status(0, 24), b"", 23, id="GET LBA STATUS"),
     pytest.param(commands.read_capacity(), b"", 31, id="READ CAPACITY"),
     pytest.param(bytes((Op.READ_CAPACITY_10,)), b"", 7, id="READ CAPACITY (10)"),
     pytest.param(commands.write_same(0, 5), bytes(511), 0, id="WRITE SAME", marks=pytest.mark.hostile("K02")),

@@ -203,3 +203,13 @@ def test_modes_that_can_not_be_are_refused_as_a_whole(
     assert unit.mode is before
     assert check(unit, select(data, flags=0x11), data)["field"] == (1, 0, "cdb")
     assert check(unit, select(data, flags=0), data)["field"] == (1, 4, "cdb")
+
+
+@pytest.mark.parametrize(("block", "most"), [(512, 128), (4096, 16), (65536, 1)])
+def test_block_limits_have_the_most_blocks_of_a_comparison(block: int, most: int) -> None:
+    data, sense = perform(make_unit(block=block, blocks=300), commands.inquiry(page=0xB0), room=96)
+    assert sense is None
+    assert data[5] == most
+    unit = make_unit(block=block, blocks=300)
+    assert perform(unit, commands.compare_and_write(0, most), bytes(2 * most * block)) == (b"", None)
+    check(unit, commands.compare_and_write(0, most + 1), bytes(2 * (most + 1) * block))

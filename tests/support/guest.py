@@ -20,7 +20,7 @@ __all__ = ["Guest", "GuestKernel", "Serve", "guest_kernel", "guest_kernel_packag
 
 LOADED = {"entropy": MY_DEVICE, "pci_test": EXAMPLES / "pci_test.py"}
 """Files of the types that are not built in."""
-MORE_PROGRAMS = ("/usr/bin/lspci", "/usr/sbin/e2fsck")
+MORE_PROGRAMS = ("/usr/bin/lspci", "/usr/sbin/e2fsck", "/usr/sbin/ethtool")
 FILES = ("/usr/share/misc/pci.ids",)
 EVENTFDS_OF_RING = 3
 """Eventfds of a back end with one ring that runs: call, error and, the last one in the handshake, kick."""
@@ -43,7 +43,7 @@ def guest_kernel(
     guest_kernel_package: None, tmp_path_factory: pytest.TempPathFactory, require_tool: RequireTool
 ) -> GuestKernel:
     """The kernel that every guest boots, with programs for it."""
-    require_tool("lspci", "e2fsck")
+    require_tool("lspci", "e2fsck", "ethtool")
     return GuestKernel(tmp_path_factory.mktemp("guest"), (*PROGRAMS, *MORE_PROGRAMS), FILES)
 
 

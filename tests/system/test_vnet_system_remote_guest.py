@@ -17,6 +17,7 @@ from support.new_qemu import function
 pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(1800)]
 
 SIZE = 4 << 20
+COALESCED = "calls after: receiveq1 16 packets 2000 us, transmitq1 8 packets 1000 us"
 TOPOLOGY = """\
 [hosts.ep]
 [links.pcie0]
@@ -53,11 +54,12 @@ def test_a_guest_uses_all_functions_of_a_link_and_another_guest_after_it(
                 assert guest.run("md5sum /dev/vda").split()[0] == whole
                 guest.run("dd if=/dev/urandom of=/dev/vda bs=1M count=1 oflag=direct conv=fsync")
                 assert guest.run("md5sum /dev/vda").split()[0] == hashlib.md5(image.read_bytes()).hexdigest()
+                guest.run("ethtool -C eth0 rx-usecs 2000 rx-frames 16 tx-usecs 1000 tx-frames 8")
                 guest.run("ip link set eth0 up; ip addr add 198.18.0.1/24 dev eth0")
                 guest.run("ping -c 3 -w 60 198.18.0.2")
                 assert up.exec("ep", "ping", "-c", "3", "-w", "60", "198.18.0.1").returncode == 0
                 shown = vnet("show", "--name", prefix, "--all").stdout
-                for part in ("device net0: net over pci on pcie0", "connected", ": up", "DRIVER_OK"):
+                for part in ("device net0: net over pci on pcie0", "connected", ": up", "DRIVER_OK", COALESCED):
                     assert part in shown
                 guest.process.kill()
             finally:

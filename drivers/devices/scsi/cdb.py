@@ -18,8 +18,10 @@ __all__ = [
     "ScsiCommand",
     "Op",
     "blocks",
+    "compare_and_write",
     "find",
     "inquiry",
+    "lba_status",
     "mode_sense",
     "read",
     "read_capacity",
@@ -58,6 +60,7 @@ class Op(IntEnum):
     PERSISTENT_RESERVE_IN = 0x5E
     PERSISTENT_RESERVE_OUT = 0x5F
     READ_16 = 0x88
+    COMPARE_AND_WRITE = 0x89
     WRITE_16 = 0x8A
     VERIFY_16 = 0x8F
     SYNCHRONIZE_CACHE_16 = 0x91
@@ -70,8 +73,8 @@ class Op(IntEnum):
     VERIFY_12 = 0xAF
 
 
-READ_CAPACITY_16 = 0x10
-"""Service action of SERVICE ACTION IN (16)."""
+READ_CAPACITY_16, GET_LBA_STATUS = 0x10, 0x12
+"""Service actions of SERVICE ACTION IN (16)."""
 REPORT_OPCODES, REPORT_FUNCTIONS = 0x0C, 0x0D
 """Service actions of MAINTENANCE IN: the supported operation codes, and the supported task management functions."""
 
@@ -118,6 +121,7 @@ def _table() -> Iterator[ScsiCommand]:
         Op.MODE_SELECT_10: "11 00000000 00 ffff 00",
         Op.MODE_SENSE_10: "18 ffff 000000 ffff 00",
         Op.READ_16: f"18 {lba}{lba} {count} 3f 00",
+        Op.COMPARE_AND_WRITE: f"18 {lba}{lba} 000000 ff 3f 00",
         Op.WRITE_16: f"18 {lba}{lba} {count} 3f 00",
         Op.VERIFY_16: f"16 {lba}{lba} {count} 3f 00",
         Op.SYNCHRONIZE_CACHE_16: f"00 {lba}{lba} {count} 3f 00",
@@ -131,6 +135,7 @@ def _table() -> Iterator[ScsiCommand]:
         yield ScsiCommand(opcode, bytes((opcode,)) + bytes.fromhex(usage))
     actions = {
         (Op.SERVICE_ACTION_IN_16, READ_CAPACITY_16): "0000000000000000 ffffffff 00 00",
+        (Op.SERVICE_ACTION_IN_16, GET_LBA_STATUS): f"{lba}{lba} {count} 00 00",
         (Op.MAINTENANCE_IN, REPORT_OPCODES): "87 ff ffff ffffffff 00 00",
         (Op.MAINTENANCE_IN, REPORT_FUNCTIONS): "80 000000 ffffffff 00 00",
     }
@@ -217,6 +222,16 @@ def synchronize_cache() -> bytes:
 def write_same(lba: int, count: int, *, unmap: bool = False, zeroes: bool = False) -> bytes:
     """WRITE SAME (16) with one block of data, or without data for ``zeroes``."""
     return _sixteen(Op.WRITE_SAME_16, lba, count, (UNMAP if unmap else 0) | (NDOB if zeroes else 0))
+
+
+def compare_and_write(lba: int, count: int, *, fua: bool = False) -> bytes:
+    """COMPARE AND WRITE of up to 255 blocks: data-out are those to compare with, then those to write."""
+    return _sixteen(Op.COMPARE_AND_WRITE, lba, count, FUA if fua else 0)
+
+
+def lba_status(lba: int, size: int) -> bytes:
+    """GET LBA STATUS from ``lba`` on, for at most ``size`` bytes."""
+    return _sixteen(Op.SERVICE_ACTION_IN_16, lba, size, GET_LBA_STATUS)
 
 
 def unmap(*ranges: tuple[int, int]) -> tuple[bytes, bytes]:

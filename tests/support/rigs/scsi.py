@@ -33,6 +33,11 @@ def perform(unit: Unit, cdb: bytes, out: bytes = b"", room: int = 0) -> tuple[by
     if isinstance(outcome, Reply):
         return outcome.data, outcome.sense
     assert isinstance(unit, LogicalUnit)
+    if outcome.kind is IoKind.COMPARE_AND_WRITE:
+        both = copy_out(outcome.out, outcome.out_used)
+        actual = unit.store.data[outcome.offset : outcome.offset + outcome.size]  # type: ignore[attr-defined]
+        if actual != both[: outcome.size]:
+            return b"", Sense(SenseKey.MISCOMPARE, Asc.MISCOMPARE_DURING_VERIFY)
     return finish(unit, outcome), None
 
 
@@ -44,6 +49,12 @@ def finish(unit: LogicalUnit, io: Io) -> bytes:
         return bytes(data[: io.in_size])
     if io.kind is IoKind.WRITE:
         store.pwritev([memoryview(copy_out(io.out, io.size))], io.offset)
+    elif io.kind is IoKind.COMPARE_AND_WRITE:
+        store.pwritev([memoryview(copy_out(io.out, io.out_used)[io.size :])], io.offset)
+    elif io.kind is IoKind.STATUS:
+        assert io.render is not None
+        (extent,) = io.extents
+        return io.render([(extent.offset, extent.size, True)])[: io.in_size]
     elif io.kind is IoKind.FILL:
         store.pwritev([memoryview(io.pattern * (io.size // len(io.pattern)))], io.offset)
     elif io.kind is IoKind.WRITE_ZEROES:

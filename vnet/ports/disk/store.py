@@ -74,6 +74,9 @@ class MemoryStore:
             self.data[at : at + part] = ZEROES[:part]
             await trio.lowlevel.checkpoint()
 
+    async def extents(self, offset: int, size: int, limit: int, /) -> Sequence[tuple[int, int, bool]]:
+        return [(offset, size, True)]
+
     async def erase(self, offset: int, size: int, /) -> None:
         await self.write_zeroes(offset, size, True)
 
@@ -125,6 +128,9 @@ class FileStore:
 
     async def write_zeroes(self, offset: int, size: int, unmap: bool, /) -> None:
         await self._in_thread(self._write_zeroes, offset, size, unmap)
+
+    async def extents(self, offset: int, size: int, limit: int, /) -> Sequence[tuple[int, int, bool]]:
+        return await trio.to_thread.run_sync(self._extents, offset, size, limit, limiter=self._threads)
 
     async def erase(self, offset: int, size: int, /) -> None:
         await self._in_thread(self._erase, offset, size)
@@ -183,6 +189,30 @@ class FileStore:
         self._write([(at, zeroes[: offset + size - at]) for at in range(offset, offset + size, len(ZEROES))])
         self._flush()
         self._discard(offset, size)
+
+    def _extents(self, offset: int, size: int, limit: int) -> Sequence[tuple[int, int, bool]]:
+        """Find data and holes; a block that lies in a hole only in part counts as data."""
+        extents: list[tuple[int, int, bool]] = []
+        block, end = self.info.block_size, offset + size
+        while offset < end and len(extents) < limit:
+            data = self._seek(offset, os.SEEK_DATA, end) // block * block
+            if data > offset:
+                extents.append((offset, data - offset, False))
+            else:
+                hole = self._seek(offset, os.SEEK_HOLE, end)
+                data = min(end, -(-hole // block) * block)
+                extents.append((offset, data - offset, True))
+            offset = data
+        return extents
+
+    def _seek(self, offset: int, whence: int, end: int) -> int:
+        """Return the place of the next data or hole from ``offset`` on, ``end`` if there is none before."""
+        try:
+            return min(end, os.lseek(self._fd, offset, whence))
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return end
 
     def _fallocate(self, mode: int, offset: int, size: int) -> bool:
         """Call fallocate; return False if the file system does not support the mode."""

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator, Sequence
+
 from drivers.contracts.ports import SectorStore
-from drivers.devices.scsi.cdb import EVPD, FUA, LENGTHS, NDOB, READ_CAPACITY_16, UNMAP, Op, ScsiCommand, blocks
+from drivers.devices.scsi.cdb import (
+    EVPD,
+    FUA,
+    GET_LBA_STATUS,
+    LENGTHS,
+    NDOB,
+    READ_CAPACITY_16,
+    UNMAP,
+    Op,
+    ScsiCommand,
+    blocks,
+)
 from drivers.devices.scsi.device.inquiry import DISK, LIMITS, PAGES, UnitIdentity, standard
 from drivers.devices.scsi.device.mode import Mode
 from drivers.devices.scsi.device.primary import PRIMARY, Inventory
@@ -22,6 +36,19 @@ LENGTH_AT = {6: 4, 10: 7, 12: 6, 16: 10}
 """Offset of the field for the number of blocks, per CDB length in bytes."""
 NOT_READY = Sense(SenseKey.NOT_READY, Asc.INITIALIZING_COMMAND_REQUIRED)
 PROTECTED = Sense(SenseKey.DATA_PROTECT, Asc.WRITE_PROTECTED)
+
+
+_STATUS = struct.Struct(">QIB3x")
+"""An LBA status descriptor: first block, number of blocks, provisioning status."""
+MAPPED, DEALLOCATED = 0, 1
+
+
+def _descriptors(extents: Sequence[tuple[int, int, bool]], block: int) -> Iterator[tuple[int, int, int]]:
+    """Yield first block, number of blocks, and provisioning status of each descriptor."""
+    for offset, size, allocated in extents:
+        for at in range(0, size, MANY * block):
+            count = min(size - at, MANY * block) // block
+            yield (offset + at) // block, count, MAPPED if allocated else DEALLOCATED
 
 
 class LogicalUnit(Unit):
@@ -160,6 +187,27 @@ class LogicalUnit(Unit):
         sent = size if check == 1 else self.block_size
         return Io(self.store, IoKind.COMPARE, offset, size, call.payload(sent), sent)
 
+    def compare_and_write(self, call: Call) -> Reply | Io:
+        offset, size = self.range(call)
+        if size > min(LIMITS.compare, 0xFF * self.block_size):
+            raise illegal(Asc.INVALID_FIELD_IN_CDB, 13, 7)
+        both, out = 2 * size, call.payload(2 * size)
+        kind = IoKind.COMPARE_AND_WRITE
+        return Io(self.store, kind, offset, size, out, both, stable=self.stable(call)) if size else GOOD
+
+    def lba_status(self, call: Call) -> Reply | Io:
+        """Describe the blocks from the given one on: mapped or deallocated (SBC-3 section 5.5)."""
+        lba, allocation, block = call.field(2, 8), call.field(10, 4), self.block_size
+        self.check_range(lba, 1)
+        call.need_room(allocation)
+
+        def render(extents: Sequence[tuple[int, int, bool]]) -> bytes:
+            rows = b"".join(_STATUS.pack(*row) for row in _descriptors(extents, block))
+            return (len(rows) + 4).to_bytes(4, "big") + bytes(4) + rows
+
+        rest = StoreExtent(lba * block, (self.capacity - lba) * block)
+        return Io(self.store, IoKind.STATUS, in_size=allocation, extents=(rest,), render=render) if allocation else GOOD
+
     def synchronize_cache(self, call: Call) -> Io:
         self.range(call)
         return Io(self.store, IoKind.FLUSH)
@@ -221,9 +269,14 @@ LogicalUnit.handlers = {
     **{(op, None): LogicalUnit.synchronize_cache for op in (Op.SYNCHRONIZE_CACHE_10, Op.SYNCHRONIZE_CACHE_16)},
     **{(op, None): LogicalUnit.write_same for op in (Op.WRITE_SAME_10, Op.WRITE_SAME_16)},
     (Op.UNMAP, None): LogicalUnit.unmap,
+    (Op.COMPARE_AND_WRITE, None): LogicalUnit.compare_and_write,
+    (Op.SERVICE_ACTION_IN_16, GET_LBA_STATUS): LogicalUnit.lba_status,
 }
 _WRITES = frozenset(
-    (Op.WRITE_6, Op.WRITE_10, Op.WRITE_12, Op.WRITE_16, Op.WRITE_SAME_10, Op.WRITE_SAME_16, Op.UNMAP),
+    (
+        *(Op.WRITE_6, Op.WRITE_10, Op.WRITE_12, Op.WRITE_16, Op.WRITE_SAME_10, Op.WRITE_SAME_16),
+        *(Op.UNMAP, Op.COMPARE_AND_WRITE),
+    )
 )
 _MEDIUM = _WRITES | {
     Op.TEST_UNIT_READY,

@@ -58,6 +58,8 @@ class ScsiLimits:
     """Maximum bytes of data."""
     unmap: int = 1 << 30
     """Maximum total bytes of one UNMAP or WRITE SAME."""
+    compare: int = 64 << 10
+    """Maximum bytes that one COMPARE AND WRITE compares, and writes."""
     ranges: int = 64
     """Maximum block descriptors of one UNMAP."""
 
@@ -102,7 +104,7 @@ def _block_limits(identity: UnitIdentity, info: StoreInfo) -> bytes:
     granularity = max(1, info.physical_block // block)
     whole = LIMITS.unmap // block
     unmap = (whole, LIMITS.ranges, granularity, UGAVALID) if info.unmaps else (0, 0, 0, 0)
-    head = bytes((WSNZ, 0)) + min(granularity, 0xFFFF).to_bytes(2, "big")
+    head = bytes((WSNZ, min(0xFF, LIMITS.compare // block))) + min(granularity, 0xFFFF).to_bytes(2, "big")
     words = (LIMITS.transfer // block, 0, 0, *unmap)
     return (head + b"".join(word.to_bytes(4, "big") for word in words) + whole.to_bytes(8, "big")).ljust(60, b"\0")
 

@@ -114,9 +114,9 @@ class VhostScsiRequestFlow(JobFlow[Task]):
         data = take(request.data, io.in_size) if io.in_size else io.out
         try:
             small = io.size <= AT_ONCE and not io.stable
-            if io.in_size and small:
+            if io.kind is IoKind.READ and io.in_size and small:
                 moved = store.preadv(data, io.offset)
-            elif io.kind is IoKind.WRITE and small:
+            elif io.kind is IoKind.WRITE and small and not self._session.workers.excludes(store):
                 moved = store.pwritev(data, io.offset)
         except OSError as error:
             self._fail(request, io, error, 0)
@@ -137,6 +137,7 @@ class VhostScsiRequestFlow(JobFlow[Task]):
             extents=io.extents,
             pattern=io.pattern,
             stable=io.stable,
+            render=io.render,
             done=moved,
         )
         self._session.tasks.add(task)

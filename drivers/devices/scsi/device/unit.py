@@ -53,6 +53,8 @@ class Io:
     """Ranges of DISCARD and WRITE_ZEROES."""
     pattern: bytes = b""
     stable: bool = False
+    render: Callable[[Sequence[tuple[int, int, bool]]], bytes] | None = None
+    """Data-in of STATUS."""
 
 
 class Overrun(Exception):
