@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from vnet.ends.blk import BlkSpec, DiskSpec, DiskStoreSpec, nbd_uri
+from vnet.errors import ConfigError
+from vnet.topology import parse
 
 SPEC = BlkSpec("blk", driver=DiskSpec(nbd="/disk.sock"), device=DiskStoreSpec("file", path="/disk.img", size=8))
 
@@ -26,3 +30,17 @@ def test_a_simulated_device_has_neither() -> None:
 
 def test_the_uri_of_an_export_is_quoted() -> None:
     assert nbd_uri("/a b.sock", "disk0") == "nbd+unix:///disk0?socket=/a%20b.sock"
+
+
+@pytest.mark.parametrize("value", ["[1, 2]", "[4, 0, 0]", "[1, 12, 0]", "[1, 0, -1]", "[1, 2, 3, 4]"])
+def test_wear_that_can_not_be_is_refused(value: str) -> None:
+    text = f"""
+[hosts.rc]
+[devices.disk0]
+type = "blk"
+transport = "mmio"
+host = "rc"
+device = {{ size = 1, lifetime = {value} }}
+"""
+    with pytest.raises(ConfigError, match=r"lifetime = .*: must be the state of the reserve \(0 to 3\) and the wear"):
+        parse(text)

@@ -11,10 +11,8 @@ from drivers.contracts.ports import Lifetime
 from drivers.devices.blk import DiskError
 from drivers.devices.blk.layout import BlkFeature as F
 from drivers.devices.blk.layout import BlkStatus
-from vnet.errors import ConfigError
 from vnet.ports.disk.store import open_file_store, read_lifetime
 from vnet.testing.blk import BlkOptions, BlkPair, open_blk_pair
-from vnet.topology import parse
 
 MIB = 1 << 20
 WORN = Lifetime(2, 9, 11)
@@ -111,17 +109,3 @@ def test_the_wear_of_an_emmc_is_read_from_its_attributes(tmp_path: Path) -> None
     for text in ("0x0c 0x01\n", "0x01\n", "", "none at all\n"):
         (place / "life_time").write_text(text)
         assert read_lifetime(device, tmp_path) is None
-
-
-@pytest.mark.parametrize("value", ["[1, 2]", "[4, 0, 0]", "[1, 12, 0]", "[1, 0, -1]", "[1, 2, 3, 4]"])
-def test_wear_that_can_not_be_is_refused(value: str) -> None:
-    text = f"""
-[hosts.rc]
-[devices.disk0]
-type = "blk"
-transport = "mmio"
-host = "rc"
-device = {{ size = 1, lifetime = {value} }}
-"""
-    with pytest.raises(ConfigError, match=r"lifetime = .*: must be the state of the reserve \(0 to 3\) and the wear"):
-        parse(text)

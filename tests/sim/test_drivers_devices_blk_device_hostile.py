@@ -26,7 +26,7 @@ OK, IOERR, UNSUPP = BlkStatus
 PENDING = 0xAA
 CAPACITY = 8 << 20 >> 9
 END = (1 << 64) - 1
-IN, OUT, FLUSH, GET_ID, DISCARD, ZEROES = RequestType
+IN, OUT, FLUSH, GET_ID, _, DISCARD, ZEROES, _ = RequestType
 
 
 def header(kind: int, sector: int = 0) -> bytes:
