@@ -292,8 +292,9 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
             raise TransportLost(f"{self.device.name}: the device is being reset")
         scope, ended = self._tasks.pop(former)
         scope.cancel()
-        try:
-            with trio.CancelScope(shield=True):  # a caller that gives up half-way would leave the queue without a task
+        # A caller that gives up half-way would leave the queue without a task, and without its coalescing.
+        with trio.CancelScope(shield=True):
+            try:
                 await ended.wait()
                 self._flow_nursery()
                 await self.device.reset_queue(queue)
@@ -303,15 +304,15 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
                 self._buffers.pop(queue.index).close()
                 await self.device.enable_queue(queue, self.settings.queue_size)
                 self._buffers[queue.index] = self._block(queue.index)
-        except (DriverError, MemoryError) as exc:
-            if self._nursery is not None:
-                self.device.stop(str(exc))
-            raise TransportLost(str(exc)) from None
-        flow = flows[pair] = make(pair)
-        flow.enabled = former.enabled
-        self._serve(nursery, flow)
-        if self.station is not None:
-            await self.station.queue_enabled(queue.index)
+                flow = flows[pair] = make(pair)
+                flow.enabled = former.enabled
+                self._serve(nursery, flow)
+                if self.station is not None:
+                    await self.station.queue_enabled(queue.index)
+            except (DriverError, MemoryError) as exc:
+                if self._nursery is not None:
+                    self.device.stop(str(exc))
+                raise TransportLost(str(exc)) from None
 
     def _flow_nursery(self) -> trio.Nursery:
         """Return the nursery of the flows. Raises TransportLost if the device was reset, which closes its rings."""
