@@ -42,6 +42,7 @@ class End:
     ring: Virtqueue | Vringh
     live: bool = True
     batches: list[int] = attrs.field(factory=lambda: [0] * BATCH_BUCKETS)
+    delay: None = None
 
     def flush(self) -> None:
         self.ring.publish()
