@@ -128,6 +128,41 @@ class FaultSpec:
             yield FieldError(("flap_every_ms",), self.flap_every_ms, why)
 
 
+@attrs.frozen
+class WireSpec:
+    """A wire that carries a link's requests as packets, with random faults of these; an empty table has none.
+
+    Each probability is that of one packet. The same ``seed`` and the same accesses give the same faults.
+    """
+
+    seed: int = 0
+    """Seed of the random numbers that decide which packets are affected."""
+    bit_errors: float = _chance()
+    """Probability that one bit of a TLP is inverted."""
+    lost_tlps: float = _chance()
+    """Probability that a TLP vanishes."""
+    lost_acks: float = _chance()
+    """Probability that an Ack or Nak vanishes."""
+    duplicated: float = _chance()
+    """Probability that a TLP arrives twice."""
+    reordered: float = _chance()
+    """Probability that a TLP arrives after the next one."""
+    lost_credits: float = _chance()
+    """Probability that an update of credits vanishes."""
+    retrains: float = _chance()
+    """Probability that the link is retrained during a TLP, which is lost."""
+    surprise_downs: float = _chance()
+    """Probability that the link goes down during a TLP. It is trained again after 10 ms."""
+    hot_resets: float = _chance()
+    """Probability that the root port resets the link during a TLP. It is trained again after 10 ms."""
+    unanswered: float = _chance()
+    """Probability that a request gets no completion."""
+    aborted: float = _chance()
+    """Probability that a request completes with Completer Abort."""
+    poisoned: float = _chance()
+    """Probability that the data of a completion is marked as damaged."""
+
+
 def function_socket(path: str, function: int) -> str:
     """Return the path of a function's vfio-user socket: each function behind the first has a number at its end."""
     return f"{path}.{function}" if function else path
@@ -193,6 +228,8 @@ class LinkSpec:
     vfio_user: str | None = attrs.field(default=None, validator=must(_fit_sockets, SOCKETS_RULE))
     """Unix socket that joins the two hosts if each runs in its own process (`vnet up --only HOST`); that of function N
     is called PATH.N. Default: both hosts run in one process."""
+    wire: WireSpec | None = None
+    """Requests and DMA travel as packets of bytes, and lost packets are repeated. Default: no wire."""
     lossy: bool = attrs.field(default=False, metadata={"key": False})
     """Whether the other process's part of the link can lose doorbells or interrupts."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from vnet.link.transaction.codec import emit
 from vnet.link.transaction.errors import UnexpectedCompletion
 from vnet.link.transaction.fields import MessageCode, TlpKind
-from vnet.link.transaction.flow import FLOWS, TAGS, Credits, CreditTable, Flow, TagTable, credits_of
+from vnet.link.transaction.flow import FLOWS, TAGS, Flow, TagTable, Taken, taken_by
 from vnet.link.transaction.packets import Completion, ConfigWrite, Header, MemoryRead, MemoryWrite, Message, Tlp
 
 HEADER = Header(0, digest=True)
@@ -33,29 +34,11 @@ def write(size: int) -> MemoryWrite:
 )
 def test_a_packet_takes_one_header_credit_and_one_data_credit_for_16_bytes(packet: Tlp, flow: Flow, data: int) -> None:
     assert FLOWS[packet.kind] is flow
-    assert credits_of(packet) == (1, data)
+    assert taken_by(emit(packet)) == Taken(flow, 1, data)
 
 
 def test_each_kind_belongs_to_a_flow() -> None:
     assert set(FLOWS) == set(TlpKind)
-
-
-def test_a_packet_waits_for_credits_of_its_own_flow_only() -> None:
-    table = CreditTable(
-        {Flow.POSTED: Credits(2, 3), Flow.NON_POSTED: Credits(1, None), Flow.COMPLETION: Credits(None, None)}
-    )
-    assert table.take(write(32))
-    assert not table.take(write(32))
-    assert table.left(Flow.POSTED) == Credits(1, 1)
-    assert table.take(write(16))
-    assert not table.take(Message(header=HEADER, code=MessageCode.PM_PME))
-    assert table.take(READ)
-    assert not table.take(READ)
-    assert all(table.take(Completion(header=HEADER, completer=0, data=bytes(4))) for _ in range(1000))
-    table.give(write(32))
-    assert table.left(Flow.POSTED) == Credits(1, 2)
-    assert table.take(write(32))
-    assert table.left(Flow.COMPLETION) == Credits(None, None)
 
 
 @pytest.mark.parametrize("bits", TAGS)

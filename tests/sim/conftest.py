@@ -11,7 +11,9 @@ import trio
 from trio.abc import Clock, Instrument
 from trio.testing import MockClock
 
+from vnet.spec import WireSpec
 from vnet.testing import over
+from vnet.testing.exercises import LINKS
 from vnet.testing.hostile import DRIVERS
 
 HERE = Path(__file__).parent
@@ -33,10 +35,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--but-transport", choices=list(DRIVERS), help="run it on all but this one")
     parser.addoption("--seeds", type=int, default=80, help="number of seeds that random systems are simulated with")
+    parser.addoption("--link", choices=["ideal", "wire"], default="ideal", help="link between the hosts of a pair")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "seeds: simulates many random systems, or some in many processes")
+    config.addinivalue_line(
+        "markers", "every_link: runs once for each kind of link but wire, or with --link wire for that alone"
+    )
     config.addinivalue_line(
         "markers", "every_transport(but): runs once for each transport that a pair can have, but for those named"
     )
@@ -46,6 +52,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "seeds" in metafunc.fixturenames:
         count = metafunc.config.getoption("--seeds")
         metafunc.parametrize("seeds", [range(at, min(at + SEEDS, count)) for at in range(0, count, SEEDS)])
+    if metafunc.definition.get_closest_marker("every_link") is not None:
+        wired = metafunc.config.getoption("--link") == "wire"
+        metafunc.parametrize("link", [link for link in LINKS if (link == "wire") == wired])
     marker = metafunc.definition.get_closest_marker("every_transport")
     if marker is not None:
         only, but = (metafunc.config.getoption(option) for option in ("--only-transport", "--but-transport"))
@@ -58,7 +67,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def transport(request: pytest.FixtureRequest) -> Iterator[str]:
     """Transport of pairs that do not choose one."""
     name: str = getattr(request, "param", "pci")
-    with over(name):
+    wire = WireSpec() if request.config.getoption("--link") == "wire" else None
+    with over(name, wire=wire):
         yield name
 
 

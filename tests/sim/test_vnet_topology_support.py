@@ -28,7 +28,7 @@ def example() -> Iterator[None]:
 
 
 @pytest.mark.every_transport
-@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.every_link
 @pytest.mark.parametrize("mode", ["direct", "mediated"])
 @pytest.mark.parametrize("device", [*DEVICE_TYPES, "entropy"])
 async def test_a_device_does_its_exercise_or_a_reason_is_given(

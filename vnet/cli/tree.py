@@ -11,7 +11,7 @@ import attrs
 
 from vnet.cli.table import render
 from vnet.views.ends import EndView, NetworkView, PortView
-from vnet.views.link import LinkView, RemoteView
+from vnet.views.link import LinkView, RemoteView, WireStatistics
 from vnet.views.pci import BarView, CapabilityView, NtbSideView, NtbView
 from vnet.views.plain import to_plain
 from vnet.views.system import (
@@ -139,12 +139,24 @@ def link_tree(name: str, link: LinkView) -> Iterator[str]:
         )
         for direction, carried in timing.directions.items():
             yield f"    {direction}: {counts(carried.tlps)}; {carried.payload} bytes in {carried.wire} on the link"
+    if figures.wire is not None:
+        yield from indent(1, _wire(figures.wire))
     if figures.faults:
         yield f"  faults: {counts(figures.faults)}"
     yield from indent(1, rule_lines(link))
     if trace is not None:
         stopped = f"; it ended: {trace.error}, {trace.lost} lines lost" if trace.error else ""
         yield f"  trace {trace.path}: {trace.lines} lines{stopped}"
+
+
+def _wire(wire: WireStatistics) -> Iterator[str]:
+    yield f"wire {wire.state}: {wire.time * 1e3:.3f} ms of packets, up {wire.lives} times, {wire.retrains} retrains"
+    for name, port in wire.ports.items():
+        yield f"  {name}: {counts(port.tlps)}; {port.bytes} bytes in {port.frames} frames, {port.replayed} replayed"
+        if port.errors:
+            yield f"    errors: {counts(port.errors)}"
+    if wire.faults:
+        yield f"  faults of the wire: {counts(wire.faults)}"
 
 
 def rule_lines(link: LinkView) -> Iterator[str]:

@@ -20,6 +20,7 @@ from drivers.contracts.events import (
     FaultRuleSet,
     FeaturesNegotiated,
     FrontEndMoved,
+    LinkErrorDetected,
     LinkMoved,
     LinkTimingChanged,
     NeedsResetSet,
@@ -117,6 +118,20 @@ class RuleEnd(QapiRecord):
     """Requests that the rule judged."""
     faults: int
     """Faults that it injected."""
+
+
+@attrs.frozen(kw_only=True)
+class LinkError(QapiRecord):
+    """An error that a port of a link detected."""
+
+    link: str
+    """Name of the link."""
+    port: Literal["root", "endpoint"]
+    error: str
+    """Name of the error, as in Advanced Error Reporting."""
+    severity: Literal["correctable", "non-fatal", "fatal"]
+    header: str
+    """First bytes of the TLP that the error is about, in hexadecimal; empty without one."""
 
 
 @attrs.frozen(kw_only=True)
@@ -295,6 +310,7 @@ EVENTS: Mapping[str, EventKind] = {
     "VNET_FAULT_INJECTED": EventKind("A link injected a fault.", Fault, FaultInjected),
     "VNET_FAULT_RULE_SET": EventKind("A rule of faults was set on a link.", RuleStart, FaultRuleSet),
     "VNET_FAULT_RULE_ENDED": EventKind("A rule of faults ended.", RuleEnd, FaultRuleEnded),
+    "VNET_LINK_ERROR": EventKind("A port of a link detected an error.", LinkError, LinkErrorDetected),
     "VNET_LINK_TIME_CHANGED": EventKind("The time that a link takes was changed.", LinkTime, LinkTimingChanged),
     "VNET_DEVICE_STATUS_CHANGED": EventKind("The device status changed.", DeviceStatus, StatusChanged),
     "VNET_FEATURES_NEGOTIATED": EventKind("The driver set FEATURES_OK.", Features, FeaturesNegotiated),

@@ -17,9 +17,12 @@ from vnet.link.ideal import IdealLink
 from vnet.link.timed import NS, READ_LATENCY, TimedLink
 from vnet.link.tlp import PcieParameters
 from vnet.link.traced import TracedLink
+from vnet.link.wire.impairments import Impairments
+from vnet.link.wire.impairments import rates as wire_rates
+from vnet.link.wire.link import WireLink
 from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.pcie.rc import RootComplex
-from vnet.spec import FaultSpec, LinkSpec
+from vnet.spec import FaultSpec, LinkSpec, WireSpec
 from vnet.topology import Topology
 from vnet.transports import TRANSPORTS
 
@@ -112,12 +115,16 @@ def build_link(
     name: str, spec: LinkSpec, registers: LinkRegisters, events: Events, sink: Sink | None = None
 ) -> BuiltLink:
     """Return the link of a record; ``sink``, if given, takes the lines of its trace."""
-    link: Link = IdealLink(name, lossy=spec.lossy)
+    given = {field.name: getattr(spec, field.name) for field in attrs.fields(PcieParameters)}
+    parameters = PcieParameters(**{key: value for key, value in given.items() if value is not None})
+    link: Link
+    if spec.wire is not None:
+        link = _wire(name, spec, spec.wire, parameters, events)
+    else:
+        link = IdealLink(name, lossy=spec.lossy)
     link.watch(LinkReporter(link, events))
     timed = None
     if spec.timed:
-        given = {field.name: getattr(spec, field.name) for field in attrs.fields(PcieParameters)}
-        parameters = PcieParameters(**{key: value for key, value in given.items() if value is not None})
         latency = READ_LATENCY if spec.read_latency_ns is None else spec.read_latency_ns * NS
         link = timed = TimedLink(link, parameters, read_latency=latency, events=events)
     link = faults = _faulty(link, spec.faults or FaultSpec(), registers, events)
@@ -126,9 +133,18 @@ def build_link(
     return BuiltLink(link, faults, timed)
 
 
+def _chances(spec: FaultSpec | WireSpec) -> dict[str, float]:
+    """Return the probabilities of a record by the names of faults."""
+    return attrs.asdict(spec, filter=lambda field, _: bool(field.metadata.get("chance")))
+
+
+def _wire(name: str, spec: LinkSpec, wire: WireSpec, parameters: PcieParameters, events: Events) -> Link:
+    impairments = Impairments(wire_rates(**_chances(wire)), random.Random(wire.seed))
+    return WireLink(name, parameters, impairments, lossy=spec.lossy, events=events)
+
+
 def _faulty(link: Link, spec: FaultSpec, registers: LinkRegisters, events: Events) -> FaultyLink:
-    chances = attrs.asdict(spec, filter=lambda field, _: bool(field.metadata.get("chance")))
-    rules: list[Rule | Flap] = [*rates(**chances)]
+    rules: list[Rule | Flap] = [*rates(**_chances(spec))]
     if spec.flap_every_ms is not None:
         every = spec.flap_every_ms * MS
         rules.append(Flap(every, spec.flap_length_ms * MS, every, float("inf")))

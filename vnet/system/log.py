@@ -25,6 +25,7 @@ from drivers.contracts.events import (
     FaultRuleSet,
     FeaturesNegotiated,
     FrontEndMoved,
+    LinkErrorDetected,
     LinkMoved,
     LinkTimingChanged,
     MessagePassed,
@@ -164,6 +165,9 @@ ENTRIES: Mapping[type[Event], Callable[[Any], LogEntry]] = {
     FaultRuleSet: lambda event: LogEntry(INFO, f"rule {event.rule} was set: {event.amount}"),
     FaultRuleEnded: _rule_ended,
     LinkTimingChanged: _timing,
+    LinkErrorDetected: lambda event: LogEntry(
+        DEBUG if event.severity == "correctable" else WARNING, f"{event.port} port: {event.error} ({event.severity})"
+    ),
     FaultInjected: lambda event: LogEntry(DEBUG, f"injected fault: {event.request} {event.fault} (rule {event.rule})"),
     MessagePassed: _message,
     ControlCommanded: _command,

@@ -31,6 +31,7 @@ LINKS: Mapping[str, str] = {
     "ideal": "",
     "timed": "generation = 3\nlanes = 4\nread_latency_ns = 500",
     "faulty": "faults = { seed = 1, lost_doorbells = 0.2, lost_interrupts = 0.2, delayed_interrupts = 0.2 }",
+    "wire": "wire = { seed = 1, bit_errors = 0.001, lost_acks = 0.001 }",
 }
 """Keys of a topology for a link of each kind."""
 

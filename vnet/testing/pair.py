@@ -20,7 +20,7 @@ from drivers.transports.pci import VirtioEpf
 from vnet.host.host import Host
 from vnet.link.base import Link
 from vnet.pcie.function_handle import PciFunctionHandle
-from vnet.spec import DeviceSpec, HostSpec, LinkSpec, NtbSpec
+from vnet.spec import DeviceSpec, HostSpec, LinkSpec, NtbSpec, WireSpec
 from vnet.system.device import Device
 from vnet.system.world import World, open_world
 from vnet.testing.footprint import Footprint, fds
@@ -45,6 +45,8 @@ def carried(
     Without ``transport``, the devices use the one that `over` sets, virtio-pci by default.
     """
     transport = transport or _default.get()
+    if link.wire is None:
+        link = attrs.evolve(link, wire=_wire.get())
     hosts = {name: HostSpec(memory=memory) for name in (ROOT, ENDPOINT)}
     links: dict[str, LinkSpec] = {LINK: link}
     ntbs: dict[str, NtbSpec] = {}
@@ -59,7 +61,8 @@ def carried(
         else:  # an NTB carries one device, and has two links to itself, which end on a third host
             own, other = f"{LINK}-{i}" if i else LINK, f"{OTHER}-{i}" if i else OTHER
             hosts[SOC] = HostSpec(memory=1)
-            links[own], links[other] = attrs.evolve(link, endpoint=SOC), LinkSpec(root=ENDPOINT, endpoint=SOC)
+            links[own] = attrs.evolve(link, endpoint=SOC)
+            links[other] = LinkSpec(root=ENDPOINT, endpoint=SOC, wire=link.wire)
             ntbs[f"{NTB}{i}"] = NtbSpec(SOC, other, own, mw=memory * 3 // 4 // len(devices))
             places[name] = attrs.evolve(spec, transport=transport, ntb=f"{NTB}{i}")
     return check(Topology(hosts, links, places, ntbs), "test")
@@ -70,15 +73,26 @@ _ring: ContextVar[Literal["split", "packed"]] = ContextVar("ring", default="spli
 _features_on: ContextVar[tuple[str, ...]] = ContextVar("features_on", default=())
 
 
+_wire: ContextVar[WireSpec | None] = ContextVar("wire", default=None)
+
+
 @contextmanager
 def over(
-    transport: str, ring: Literal["split", "packed"] = "split", features_on: tuple[str, ...] = ()
+    transport: str,
+    ring: Literal["split", "packed"] = "split",
+    features_on: tuple[str, ...] = (),
+    wire: WireSpec | None = None,
 ) -> Iterator[None]:
-    """Pairs whose options name no transport have this one, queues of this format, and these features."""
+    """Pairs whose options name no transport have this one, queues of this format, these features, and this wire.
+
+    Without ``wire``, links stay as they are.
+    """
     token, other, features = _default.set(transport), _ring.set(ring), _features_on.set(features_on)
+    wired = _wire.set(wire or _wire.get())
     try:
         yield
     finally:
+        _wire.reset(wired)
         _default.reset(token)
         _ring.reset(other)
         _features_on.reset(features)

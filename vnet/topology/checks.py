@@ -105,6 +105,8 @@ def _remote_ends(link: LinkSpec) -> Iterator[FieldError]:
         yield FieldError(("endpoint",), str(endpoint), "must be a host: the root is another process already")
     if link.vfio_user is not None and link.remote:
         yield FieldError(("vfio_user",), link.vfio_user, "must be absent: one end is another process already")
+    if link.wire is not None and (link.remote or link.vfio_user is not None):
+        yield FieldError(("wire",), None, "must be absent: both ends of a wire are hosts of this process")
     if isinstance(endpoint, RemoteEnd):
         for key in (*TIMING_KEYS, "faults"):
             if getattr(link, key) is not None:

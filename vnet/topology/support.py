@@ -12,7 +12,7 @@ from vnet.transports import TRANSPORTS
 
 __all__ = ["MatrixCell", "cells", "matrix", "unmediated"]
 
-KINDS = ("ideal", "timed", "faulty")
+KINDS = ("ideal", "timed", "faulty", "wire")
 """Kinds of links."""
 PROTOCOLS = {"link": "vfio-user"}
 """Protocol between the processes at both ends, by what transports are on."""

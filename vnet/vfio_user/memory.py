@@ -11,9 +11,10 @@ from drivers.contracts.hw import DmaBuffer
 from drivers.contracts.ipc import Handle, SharedMemory, Unusable
 from rings.errors import MemoryFault
 from rings.memory import ADDRESS_END, Addr, MappedMemory
+from vnet.link.remote_memory import RemoteRange
 from vnet.linux.ipc import LocalIpc
 from vnet.vfio_user.constants import MAPS_MAX, DmaFlag
-from vnet.vfio_user.dma import ClientBytes, ClientDma
+from vnet.vfio_user.dma import ClientDma
 from vnet.vfio_user.payloads import DmaMap, DmaUnmap, Refused
 
 __all__ = ["ClientMemory"]
@@ -75,7 +76,7 @@ class ClientMemory(MappedMemory):
         if start < self._reserved[1] and self._reserved[0] < end:
             raise Refused(f"DMA_MAP: {request.size:#x} bytes at {start:#x} reach into the interrupt window")
         file: FileId | None = None
-        content: memoryview | ClientBytes
+        content: memoryview | RemoteRange
         writable = bool(request.flags & DmaFlag.WRITABLE)
         if handle is not None:
             try:
@@ -84,7 +85,7 @@ class ClientMemory(MappedMemory):
                 raise Refused(f"DMA_MAP: {request.size:#x} bytes at {start:#x}: {exc}") from None
             content = view if writable else view.toreadonly()
         elif self.dma is not None:
-            content = ClientBytes(self.dma, start, request.size, readonly=not writable)
+            content = RemoteRange(self.dma, self.dma.copies, start, request.size, readonly=not writable)
         else:
             raise Refused(f"DMA_MAP: {request.size:#x} bytes at {start:#x}: no file descriptor")
         self.add(Addr(start), content, writable=writable)
@@ -124,13 +125,13 @@ class ClientMemory(MappedMemory):
         """Settle the mappings, and flush: what a doorbell does before anything else."""
         if self._changed is not None:
             self.settle()
-        if self.dma is not None and self.dma.copies:
-            self.dma.flush()
+        if self.dma is not None and self.dma.copies.held:
+            self.dma.copies.flush()
 
     def flush(self) -> None:
         """Send what was written to memory that is accessed by messages."""
-        if self.dma is not None and self.dma.copies:
-            self.dma.flush()
+        if self.dma is not None and self.dma.copies.held:
+            self.dma.copies.flush()
 
     def _open(self, handle: Handle, request: DmaMap) -> tuple[FileId, memoryview]:
         """Return the file and the view of a new mapping. Raises Unusable, Refused."""

@@ -119,7 +119,7 @@ class FunctionServer(SessionServer):
     async def accompany(self) -> None:
         assert self.memory.dma is not None  # since `converse` began
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.memory.dma.run)
+            nursery.start_soon(self.memory.dma.copies.run)
             nursery.start_soon(self._settle_mappings)
 
     async def _settle_mappings(self) -> None:

@@ -20,6 +20,8 @@ __all__ = [
     "RuleOrigin",
     "RuleState",
     "TraceStatistics",
+    "WireDirection",
+    "WireStatistics",
     "faults_in_words",
 ]
 
@@ -138,6 +140,48 @@ class FaultRuleView:
 
 
 @attrs.frozen
+class WireDirection:
+    """Figures of the port of a wire that sends in a direction."""
+
+    tlps: Mapping[str, int]
+    """Transaction layer packets by kind, such as MWr, each counted once."""
+    frames: int
+    """TLPs, DLLPs and ordered sets on the wire."""
+    bytes: int
+    """Bytes of these."""
+    replayed: int
+    """TLPs that were sent again."""
+    duplicates: int
+    """TLPs that the port received again, and dropped."""
+    errors: Mapping[str, int]
+    """Errors that the port detected, by the names of Advanced Error Reporting."""
+
+
+@attrs.frozen
+class WireStatistics:
+    """Figures of a link that carries its requests as packets."""
+
+    state: str
+    """State of the root port's training, such as L0."""
+    time: float
+    """Seconds for which packets were under way, on the clock of the wire."""
+    lives: int
+    """Number of times that the wire came up."""
+    retrains: int
+    faults: Mapping[str, int]
+    """Injected faults by name."""
+    downstream: WireDirection
+    """The root port."""
+    upstream: WireDirection
+    """The endpoint's port."""
+
+    @property
+    def ports(self) -> Mapping[str, WireDirection]:
+        """Both ports by name."""
+        return {"root port": self.downstream, "endpoint": self.upstream}
+
+
+@attrs.frozen
 class LinkStatistics:
     """Figures of a link. Accesses through windows are not requests: an ideal link does not see them."""
 
@@ -151,6 +195,8 @@ class LinkStatistics:
     messages: LinkTraffic
     timing: LinkTiming | None = None
     """None if accesses take no time."""
+    wire: WireStatistics | None = None
+    """None if requests do not travel as packets."""
     faults: Mapping[str, int] = attrs.field(factory=dict)
     """Injected faults by request and kind, such as "doorbell lost"."""
     rules: tuple[FaultRuleView, ...] = ()

@@ -19,6 +19,7 @@ __all__ = [
     "FeaturesNegotiated",
     "FrontEndMoved",
     "LinkMoved",
+    "LinkErrorDetected",
     "LinkTimingChanged",
     "MessagePassed",
     "NeedsResetSet",
@@ -233,6 +234,21 @@ class LinkTimingChanged(Event):
     """Bytes per second and direction, for TLPs with their framing."""
     read_latency_ns: float
     """Nanoseconds from a read request's arrival to its first completion."""
+
+
+@attrs.frozen
+class LinkErrorDetected(Event):
+    """A port of a link that carries packets detected an error."""
+
+    topic = Topic.LINKS
+    port: str
+    """Either root or endpoint."""
+    error: str
+    """Name of the error, as in Advanced Error Reporting."""
+    severity: str
+    """Either correctable, non-fatal or fatal."""
+    header: str
+    """First bytes of the TLP that the error is about, in hexadecimal; empty without one."""
 
 
 # The system

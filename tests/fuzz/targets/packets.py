@@ -21,7 +21,7 @@ from rings.chain import total
 from rings.errors import BadChain
 from vnet.link.transaction.codec import emit, parse
 from vnet.link.transaction.errors import TlpError
-from vnet.link.transaction.flow import Credits, CreditTable, Flow
+from vnet.link.transaction.flow import FLOWS, taken_by
 from vnet.link.transaction.fragments import completions, reads
 from vnet.link.transaction.packets import Completion, Header, Tlp
 from vnet.link.transaction.reassembly import Reassembly
@@ -216,16 +216,16 @@ def blk_request(data: bytes) -> None:
 
 
 def tlp(data: bytes) -> None:
-    """Transaction layer packets: each parsed one is its own encoding again, and fits the credits that it takes."""
+    """Transaction layer packets: each parsed one is its own encoding again, and takes the credits of its flow."""
     try:
         packet = parse(data)
     except TlpError:
         return
     again = emit(packet)
     assert parse(again) == packet
-    table = CreditTable({flow: Credits(8, 512) for flow in Flow})
-    if table.take(packet):
-        table.give(packet)
+    taken = taken_by(again)
+    assert taken.flow is FLOWS[packet.kind]
+    assert taken.data <= 256
 
 
 def tlp_answer(data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Tags of outstanding requests, and credits of the receiver's buffers, as tables (PCI Express 2.2.6.2, 2.6.1)."""
+"""Tags of outstanding requests, and credits that packets take, as tables (PCI Express 2.2.6.2, 2.6.1)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from typing import Generic, TypeVar
 import attrs
 
 from vnet.link.transaction.errors import UnexpectedCompletion
-from vnet.link.transaction.fields import TlpKind
-from vnet.link.transaction.packets import ConfigRead, MemoryRead, Tlp
+from vnet.link.transaction.fields import DOUBLEWORD, TlpKind
 
-__all__ = ["CREDIT", "FLOWS", "TAGS", "Credits", "CreditTable", "Flow", "TagTable", "credits_of"]
+__all__ = ["CREDIT", "FLOWS", "TAGS", "Credits", "Flow", "TagTable", "Taken", "taken_by"]
 
 CREDIT = 16
 """Bytes of data that one data credit stands for."""
 TAGS: Mapping[int, range] = {5: range(32), 8: range(256), 10: range(256, 1024)}
 """Usable tags by their bits; those of 10 bits have a bit of the upper two set (2.2.6.2)."""
+
+
+_COMPLETIONS, _MESSAGES = (0x0A, 0x0B), 0x10
+"""Values of Type; that of messages has the routing in its lowest three bits."""
 
 
 class Flow(Enum):
@@ -48,40 +51,27 @@ class Credits:
     data: int | None
 
 
-def credits_of(packet: Tlp) -> tuple[int, int]:
-    """Return the header and data credits that ``packet`` takes; its digest is part of the header's."""
-    size = 0 if isinstance(packet, MemoryRead | ConfigRead) else len(packet.data)
-    return 1, -(-size // CREDIT)
+@attrs.frozen
+class Taken:
+    """Credits that a packet takes."""
+
+    flow: Flow
+    headers: int
+    data: int
 
 
-class CreditTable:
-    """A sender's credits by flow: what the receiver granted, less what packets took."""
-
-    def __init__(self, granted: Mapping[Flow, Credits]) -> None:
-        self._left = {flow: granted[flow] for flow in Flow}
-
-    def left(self, flow: Flow) -> Credits:
-        """Return the credits that are left."""
-        return self._left[flow]
-
-    def take(self, packet: Tlp) -> bool:
-        """Take the credits for ``packet``; return False, and take none, if there are too few."""
-        flow, left = FLOWS[packet.kind], self._left[FLOWS[packet.kind]]
-        headers, data = credits_of(packet)
-        if (left.headers is not None and left.headers < headers) or (left.data is not None and left.data < data):
-            return False
-        self._add(flow, -headers, -data)
-        return True
-
-    def give(self, packet: Tlp) -> None:
-        """Return the credits of a ``packet`` that the receiver has handled."""
-        self._add(FLOWS[packet.kind], *credits_of(packet))
-
-    def _add(self, flow: Flow, headers: int, data: int) -> None:
-        left = self._left[flow]
-        self._left[flow] = Credits(
-            None if left.headers is None else left.headers + headers, None if left.data is None else left.data + data
-        )
+def taken_by(packet: bytes) -> Taken:
+    """Return the credits of a packet by its first word alone, so also of a malformed one. The digest is free."""
+    word = int.from_bytes(packet[:DOUBLEWORD], "big")
+    kind, with_data = word >> 24 & 0x1F, word >> 30 & 1
+    data = -(-(word & 0x3FF or 1024) * DOUBLEWORD // CREDIT) if with_data else 0
+    if kind in _COMPLETIONS:
+        flow = Flow.COMPLETION
+    elif (kind == 0 and with_data) or kind & ~7 == _MESSAGES:
+        flow = Flow.POSTED
+    else:
+        flow = Flow.NON_POSTED
+    return Taken(flow, 1, data)
 
 
 T = TypeVar("T")
