@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from drivers.transports.vhost_user.constants import FrontendRequest
 from support.rigs.watching import Watch, check_broken, watching
 from vnet.check.front import EVENT_IDX, INDIRECT_DESC, RING_PACKED
 from vnet.check.split import INDIRECT, NEXT, WRITE, Desc
@@ -61,6 +62,15 @@ async def test_a_bad_list_is_a_finding(ident: str, write: Callable[[Watch], None
         write(watch)
         watch.main.kick()
     check_broken(watch, ident, "")
+
+
+async def test_a_new_ring_whose_place_has_no_used_half_begins_in_the_first_lap() -> None:
+    async with watching("rng", RING_PACKED) as watch:
+        await watch.front.ask(FrontendRequest.GET_VRING_BASE, bytes(8))
+        watch.front.new_ring(0, 16, packed=True)
+        await watch.front.start(watch.main, 1 << 15)
+        for _ in range(20):
+            assert await watch.serve(watch.kind.request(watch.front)) == ""
 
 
 async def test_a_notification_comes_when_a_used_descriptor_passes_the_position() -> None:

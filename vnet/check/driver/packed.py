@@ -42,6 +42,8 @@ class WatchedPacked(WatchedRing):
         self._flags = self._table.cast("H")
         self._driver = memory.view(driver, 4, user=True).cast("H")
         self._device = memory.view(device, 4, user=True).cast("H")
+        if base == LARGEST:
+            base |= base << 16  # DPDK's virtio-user leaves the used half of a new ring 0
         # Positions count descriptors over two laps: the wrap counter is 1 in the first one.
         self._next, self._used = (
             at % LARGEST % num + (0 if at & LARGEST else num) for at in (base & 0xFFFF, base >> 16 & 0xFFFF)
