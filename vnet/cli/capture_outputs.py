@@ -13,9 +13,11 @@ from vnet.capture.captured import Captured
 from vnet.capture.lines import line
 from vnet.capture.timeline import Timeline
 from vnet.cli.reception import Output
+from vnet.linux.files import open_to_write
 
 __all__ = ["STANDARD", "lines", "pcapng", "timeline"]
 
+FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 STANDARD = Path("-")
 """Stands for standard output."""
 
@@ -25,11 +27,7 @@ def pcapng(path: Path) -> Iterator[Output]:
     """Open the output of the stream itself: a file, a FIFO, or standard output. Raises OSError."""
     name = "standard output" if path == STANDARD else str(path)
     with _named(name):
-        fd = (
-            os.dup(1)
-            if path == STANDARD
-            else os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        )
+        fd = os.dup(1) if path == STANDARD else open_to_write(path, FLAGS, 0o666)
 
     def write(data: bytes | memoryview) -> None:
         with _named(name):
@@ -44,7 +42,7 @@ def pcapng(path: Path) -> Iterator[Output]:
 @contextmanager
 def timeline(path: Path) -> Iterator[Output]:
     """Open the output of a timeline. The file is complete at the end, also after an error. Raises OSError."""
-    with _named(str(path)), path.open("w", encoding="utf-8") as file:
+    with _named(str(path)), os.fdopen(open_to_write(path, FLAGS, 0o666), "w", encoding="utf-8") as file:
         drawn = Timeline(file.write)
 
         def show(events: Sequence[Captured]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from vnet.errors import ConfigError
+from vnet.linux.files import open_to_write
 from vnet.views.link import TraceStatistics
 
 __all__ = ["TraceFile", "open_trace"]
@@ -22,7 +24,8 @@ class TraceFile:
         self._path = path
         self._report = report
         # Non-blocking: waiting for the reader of a FIFO would stop the whole process.
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NONBLOCK, 0o666)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NONBLOCK
+        self._fd = open_to_write(Path(path), flags, 0o666)
         self._buffer = bytearray()
         self._lines = self._lost = 0
         self._error = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -14,8 +15,6 @@ __all__ = ["filter_calls", "why_no_filter"]
 
 LIBRARY = "libseccomp.so.2"
 ACTIONS = Path("/proc/sys/kernel/seccomp/actions_avail")
-CTL_OPTIMIZE, BINARY_TREE = 8, 2
-"""Attribute of libseccomp 2.5 and newer: look calls up in a tree instead of a list."""
 CTL_SSB = 7
 """Attribute of libseccomp 2.5 and newer: leave the processor's speculation as it is."""
 
@@ -41,11 +40,8 @@ def filter_calls(calls: Mapping[str, Argument | None]) -> None:
 
     filtered = seccomp.SyscallFilter(seccomp.ERRNO(errno.EPERM))
     filtered.set_attr(seccomp.Attr.CTL_TSYNC, 1)
-    for attribute, value in ((CTL_OPTIMIZE, BINARY_TREE), (CTL_SSB, 1)):
-        try:
-            filtered.set_attr(attribute, value)
-        except (OSError, ValueError):
-            pass  # an older library: slower
+    with suppress(OSError, ValueError):  # an older library
+        filtered.set_attr(CTL_SSB, 1)
     machine = seccomp.system_arch()
     for name, argument in calls.items():
         known = name if seccomp.resolve_syscall(machine, name) >= 0 else OTHER_NAMES.get(name, name)

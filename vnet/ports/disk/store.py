@@ -14,6 +14,7 @@ from pathlib import Path
 import trio
 
 from drivers.contracts.ports import Lifetime, StoreInfo
+from vnet.linux.files import open_to_write
 
 __all__ = ["FileStore", "MemoryStore", "open_file_store"]
 
@@ -254,7 +255,8 @@ async def open_file_store(
     """
     make = size is not None and not read_only
     flags = (os.O_RDONLY if read_only else os.O_RDWR) | (os.O_CREAT if make else 0) | os.O_CLOEXEC
-    fd = await trio.to_thread.run_sync(os.open, path, flags, 0o600)
+    opening = os.open if read_only else open_to_write
+    fd = await trio.to_thread.run_sync(opening, path, flags, 0o600)
     try:
         fcntl.flock(fd, (fcntl.LOCK_SH if read_only or shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         status = os.fstat(fd)
