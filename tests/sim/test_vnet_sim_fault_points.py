@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from vnet.sim import fault_points
@@ -16,7 +17,7 @@ STORE = 'device = { store = "memory", size = 4 }'
 
 
 def trial(kind: str, transport: str = "pci", keys: str = "") -> Configuration:
-    return Configuration(built_in(kind, transport, keys), "FILE", seconds=1, check=True)
+    return Configuration(built_in(kind, transport, keys), "FILE", seconds=0.6, check=True, data_path=False)
 
 
 @pytest.mark.parametrize("ring", ["split", "packed"])
@@ -26,7 +27,7 @@ def test_a_fault_happens_and_harms_no_data(kind: str, point: str, ring: str) -> 
     stores = kind in ("blk", "scsi")
     if point in ("short_transfers", "late_completions") and not stores:
         return
-    script = [Fault(0.2, f"{kind}0", point, 2), Fault(0.5, f"{kind}0", point, 3)]
+    script = [Fault(0.1, f"{kind}0", point, 2), Fault(0.4, f"{kind}0", point, 3)]
     result = run_trial(trial(kind, keys=f'ring = "{ring}"'), 1, script)
     assert result["failure"] is None
     assert all(result["fired"])
@@ -42,8 +43,8 @@ def test_a_fault_that_never_happens_is_counted_as_none() -> None:
 @pytest.mark.parametrize("number", range(1, 8))
 @pytest.mark.parametrize("kind", ["blk", "net", "scsi", "rpmsg"])
 def test_whichever_allocation_fails_nothing_of_the_driver_stays(kind: str, number: int) -> None:
-    script = [Fault(0.2, f"{kind}0", "failed_allocation", number)]
-    assert run_trial(trial(kind), 1, script)["failure"] is None
+    script = [Fault(0.1, f"{kind}0", "failed_allocation", number)]
+    assert run_trial(attrs.evolve(trial(kind), seconds=0.3), 1, script)["failure"] is None
 
 
 async def test_replaced_methods_are_as_before_at_the_end() -> None:
