@@ -7,7 +7,7 @@ from enum import IntEnum
 
 import attrs
 
-__all__ = ["COMMON", "EMPTY_TABLE", "OF_RINGS", "FeatureTable", "RingFeature", "bits", "mask", "word"]
+__all__ = ["COMMON", "EMPTY_TABLE", "OF_RINGS", "PLATFORM", "FeatureTable", "RingFeature", "bits", "mask", "word"]
 
 
 class RingFeature(IntEnum):
@@ -38,7 +38,11 @@ def mask(features: Iterable[int]) -> int:
 
 OF_RINGS = mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX, RingFeature.IN_ORDER))
 """Feature bits that concern rings of both formats."""
-COMMON = OF_RINGS | mask((RingFeature.RING_RESET, RingFeature.NOTIFICATION_DATA, RingFeature.NOTIF_CONFIG_DATA))
+PLATFORM = mask((RingFeature.ACCESS_PLATFORM, RingFeature.ORDER_PLATFORM))
+"""Feature bits of a device whose accesses the driver's platform translates and orders, such as an add-in card."""
+COMMON = (
+    OF_RINGS | PLATFORM | mask((RingFeature.RING_RESET, RingFeature.NOTIFICATION_DATA, RingFeature.NOTIF_CONFIG_DATA))
+)
 """Feature bits for queues that every built-in device type supports, if its transport does."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 
 from rings.errors import RemoteRingError
-from rings.features import OF_RINGS, RingFeature, mask
+from rings.features import OF_RINGS, PLATFORM, RingFeature, mask
 from rings.layout import (
     MAX_NUM,
     PACKED_ALIGN,
@@ -37,7 +37,7 @@ __all__ = ["FORMATS", "ON_REQUEST", "RING_FEATURES", "RingFormat", "ring_format"
 
 RING_FEATURES = OF_RINGS | mask((RingFeature.RING_PACKED,))
 """Feature bits that the rings of both formats support."""
-ON_REQUEST = mask((RingFeature.IN_ORDER, RingFeature.NOTIFICATION_DATA, RingFeature.NOTIF_CONFIG_DATA))
+ON_REQUEST = PLATFORM | mask((RingFeature.IN_ORDER, RingFeature.NOTIFICATION_DATA, RingFeature.NOTIF_CONFIG_DATA))
 """Feature bits that a device offers only if its user wants it to; a driver accepts them if its transport can."""
 
 

@@ -113,7 +113,10 @@ def test_features_are_switched_off_by_name() -> None:
         ),
         ("features_off = ['FROB']", f"{DEVICE}.features_off = ['FROB']: {NO_FEATURE.format('FROB')}"),
         ("features_off = ['VERSION_1']", f"{DEVICE}.features_off = ['VERSION_1']: {NO_FEATURE.format('VERSION_1')}"),
-        ("features_on = ['MTU']", f"{DEVICE}.features_on = ['MTU']: unknown feature MTU; known are IN_ORDER, NOTIFI"),
+        (
+            "features_on = ['MTU']",
+            f"{DEVICE}.features_on = ['MTU']: unknown feature MTU; known are ACCESS_PLAT",
+        ),
         (
             "transport = 'epf_mailbox'\nfeatures_on = ['notification_data']",
             f"{DEVICE}.features_on = ['notification_data']: devices over epf_mailbox can't offer NOTIFICATION_DATA",

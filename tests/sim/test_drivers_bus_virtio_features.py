@@ -39,7 +39,7 @@ UNKNOWN = {
     "undefined": mask({48, 58, 100, 127}),
     "reserved": mask(range(44, 50)),
     "legacy": mask({24, 27, 30}),
-    "of another transport": mask({36, 37, 41, 43}),
+    "of another transport": mask({37, 41, 43}),
     "of another device type or later": mask({4, 6, 10, 14, 42, 51, 60, 62, 66}),
     "all at once": ((1 << 128) - 1) & ~OFFERED & ~mask({RingFeature.RING_PACKED}) & ~EXTRA,
 }

@@ -36,5 +36,6 @@ MAILBOX = LinkTransport(
     queues=MAX_QUEUES,
     options=MailboxOptions,
     register_name=register_name,
+    extra_features=MailboxEpf.extra_features,
     doorbells=(DoorbellRange(DOORBELL_BAR, 0, DOORBELL_SIZE * DEVICE_DOORBELL, DOORBELL_SIZE, DOORBELL_SIZE),),
 )

@@ -41,7 +41,7 @@ from drivers.transports.epf_mailbox.registers import (
     QueueReg,
     Reg,
 )
-from rings.features import word
+from rings.features import PLATFORM, word
 from rings.formats import ring_format
 from rings.layout import RingAddrs
 from rings.memory import Addr
@@ -60,6 +60,8 @@ class MailboxEpf(VirtioFunction):
     With ``poll`` there are no doorbells: `serve` polls every millisecond. Without ``extension`` the device has
     only the RFC's registers: it polls, and offers the first 64 feature bits.
     """
+
+    extra_features = PLATFORM
 
     def __init__(
         self,

@@ -40,6 +40,7 @@ from drivers.transports.epf_mailbox.registers import (
     QueueReg,
     Reg,
 )
+from rings.features import PLATFORM
 from rings.formats import RING_FEATURES
 
 __all__ = ["EPF_MAILBOX", "VirtioMailbox"]
@@ -74,7 +75,7 @@ class Mailbox:
 class VirtioMailbox(FunctionTransport):
     """`drivers.bus.virtio.ConfigOps` over one PCI function. Also handles the function's link events."""
 
-    features = RING_FEATURES
+    features = RING_FEATURES | PLATFORM
 
     def __init__(self, function: PciFunction) -> None:
         """Raises ProbeError for a function without the register block."""

@@ -14,6 +14,7 @@ NTB = NtbTransport(
     NtbVhost,
     queues=MAX_QUEUES,
     register_name=register_name,
+    extra_features=NtbVhost.extra_features,
     doorbells=(
         DoorbellRange(Bar.DOORBELLS, DB_ENTRY_SIZE * FIRST_DB, DB_ENTRY_SIZE * VECTORS, DB_ENTRY_SIZE, DB_ENTRY_SIZE),
     ),

@@ -33,6 +33,7 @@ from drivers.transports.ntb.registers import (
     spad_names,
 )
 from rings.errors import MemoryFault
+from rings.features import PLATFORM
 from rings.formats import ring_format
 from rings.ids import ANY_ID
 from rings.memory import Addr, Memory
@@ -58,6 +59,7 @@ class NtbVhost(NtbEnd, VhostBack):
 
     name = "ntb_vhost"
     id_table = (MatchId(ANY_ID),)
+    extra_features = PLATFORM
 
     def __init__(self, bus: NtbBus, location: str, identity: Identity) -> None:
         NtbEnd.__init__(self)

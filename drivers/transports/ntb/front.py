@@ -34,7 +34,7 @@ from drivers.transports.ntb.registers import (
     parse_command,
 )
 from drivers.transports.ntb.window import WindowDma
-from rings.features import word
+from rings.features import PLATFORM, word
 from rings.formats import RING_FEATURES, RingFormat, ring_format
 from rings.ids import ANY_ID
 from rings.layout import RingAddrs
@@ -74,7 +74,7 @@ class NtbVirtioDriver:
 class NtbVirtio(NtbEnd):
     """`drivers.bus.virtio.ConfigOps` over an NTB. The device appears with the first session."""
 
-    features = RING_FEATURES
+    features = RING_FEATURES | PLATFORM
 
     def __init__(self, ntb: NtbDevice, virtio: VirtioBus, align: int, refuse: Callable[[str], None]) -> None:
         super().__init__(ntb)

@@ -7,7 +7,7 @@ from enum import IntEnum
 
 import attrs
 
-from rings.features import RingFeature, mask
+from rings.features import PLATFORM, RingFeature, mask
 
 __all__ = [
     "CAP_VENDOR",
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 DEVICE_BASE = 0x1040
-EXTRA_FEATURES = mask((RingFeature.RING_RESET, RingFeature.NOTIFICATION_DATA, RingFeature.NOTIF_CONFIG_DATA))
+EXTRA_FEATURES = PLATFORM | mask((RingFeature.RING_RESET, RingFeature.NOTIFICATION_DATA, RingFeature.NOTIF_CONFIG_DATA))
 """Feature bits that the transport supports besides those of rings."""
 TRANSITIONAL = {0x1000: 1, 0x1001: 2, 0x1002: 5, 0x1003: 3, 0x1004: 8, 0x1005: 4, 0x1009: 9}
 """Virtio device id by PCI device id, of transitional devices."""
