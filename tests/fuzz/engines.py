@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -19,15 +18,15 @@ from hypothesis import strategies as st
 from fuzz import corpus
 from fuzz.oracle import Judge
 from fuzz.table import Target
+from support.children import environment
 
 __all__ = ["ENGINES", "Limits", "Outcome", "default_engine"]
 
-TESTS = Path(__file__).parents[1]
 ENDLESS = 120
 """Seconds after which libFuzzer ends an input that has no end."""
 MEMORY = 1024
 """MiB of memory that a process may take."""
-ROUND = 500
+ROUND = 50
 """Inputs that Hypothesis makes from one seed."""
 HASH_SEED = "0"
 """Order of sets in the processes that fuzz: the same in each, so that a seed repeats a run."""
@@ -93,9 +92,9 @@ def run_atheris(target: Target, limits: Limits, folder: Path) -> Outcome:
     command += [f"-max_total_time={limits.seconds}", f"-seed={limits.seed}", f"-max_len={target.length}"]
     command += [f"-timeout={ENDLESS}", f"-rss_limit_mb={MEMORY}", f"-artifact_prefix={kept}-"]
     command += ["-print_final_stats=1", *([f"-runs={limits.runs}"] if limits.runs is not None else ())]
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONHASHSEED": HASH_SEED}
+    variables = environment(PYTHONHASHSEED=HASH_SEED)
     started = time.monotonic()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, errors="replace", check=False)
     text = done.stdout + done.stderr
     numbers = {name: _last(pattern, text) for name, pattern in COUNTS.items()}
     growth = GROWTH.findall(text)

@@ -19,16 +19,20 @@ def targets() -> str:
 
 
 def figures(file: Path) -> str:
-    """Return what a result file says, with a line for each target; one that did not run is called so."""
-    results: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if not results["results"]:
-        return "Not run.\n"
+    """Return what a result file says of each run, with a line for each target; one that did not run is called so."""
+    runs: list[Mapping[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    total = sum(row["executions"] for run in runs for row in run["results"])
+    link = f"[All counters]({file.parent.name}/{file.name})"
+    return f"{total:,} executions in all. {link}.\n" + "".join(map(_run, runs))
+
+
+def _run(results: Mapping[str, Any]) -> str:
     rows = {row["target"]: row for row in results["results"]}
-    machine, total = results["machine"], sum(row["executions"] for row in rows.values())
+    machine = results["machine"]
     lines = [
-        f"`{results['command']}` at commit {results['commit'][:12]} on {results['date']}, Python {results['python']}, ",
-        f"{machine['processors']} processors ({machine['architecture']}), Linux {machine['kernel']}: ",
-        f"{total:,} executions. [All counters]({file.parent.name}/{file.name}).\n\n",
+        f"\n`{results['command']}` at commit {results['commit'][:12]} on {results['date']}, ",
+        f"Python {results['python']}, ",
+        f"{machine['processors']} processors ({machine['architecture']}), Linux {machine['kernel']}:\n\n",
         "| target | engine | executions | seconds | edges | calls | growth | result |\n",
         "|---|---|---|---|---|---|---|---|\n",
     ]

@@ -64,6 +64,7 @@ _ALL = (
     Target("mailbox", "registers:mailbox", "words and doorbells of a mailbox endpoint", opens=True),
     Target("ntb_hardware", "registers:ntb_hardware", "accesses to both sides of an NTB", opens=True),
     Target("ntb_offer", "registers:ntb_offer", "scratchpads with which a session begins"),
+    Target("ntb_session", "ntb:ntb_session", "a vhost side's scratchpads, doorbells and flaps", opens=True),
     Target("topology", "streams:topology", "topology files"),
 )
 TARGETS: Mapping[str, Target] = {target.name: target for target in _ALL}

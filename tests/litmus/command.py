@@ -21,6 +21,8 @@ from support.record import record
 
 __all__ = ["main"]
 
+KINDS = tuple(product(("split", "packed"), (True, False), ("driver", "device")))
+"""Forms, event index or flags, and the side that publishes or pauses: the rounds of rings are divided among them."""
 SLOWER = 10
 """Times as long as others that a round of "re-arm" takes: it has as many fewer of them."""
 Run = tuple[str, Callable[[], AttrsInstance]]
@@ -30,13 +32,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the tests. Returns 0 if no rule was broken, 1 if one was; mutants have no rules."""
     parser = argparse.ArgumentParser(prog="python -m tests.litmus", description=__doc__)
     add = parser.add_argument
-    add(
-        "--rounds",
-        type=int,
-        default=100_000,
-        metavar="N",
-        help="rounds of each test; a tenth of re-arm (default: %(default)s)",
-    )
+    help_ = "rounds of each kind of test; a tenth of re-arm (default: %(default)s)"
+    add("--rounds", type=int, default=1_000_000, metavar="N", help=help_)
     add("--mutant-rounds", type=int, default=100_000, metavar="N", help="rounds of each mutant (default: %(default)s)")
     add("--only", default="", metavar="TEXT", help="run those whose name has this text")
     add("--json", type=Path, metavar="FILE", help="write the counters to a file")
@@ -54,10 +51,9 @@ def main(arguments: Sequence[str]) -> int:
             counters = {"error": str(error).strip().splitlines()[-1]}
         results.append({"test": name, "seconds": round(time.monotonic() - started, 1), **counters})
         print(f"{name:<44} " + ", ".join(f"{key} {value}" for key, value in counters.items()), flush=True)
-    if options.json is not None:
-        options.json.write_text(
-            json.dumps(record("tests.litmus", arguments, results), indent=2) + "\n", encoding="utf-8"
-        )
+        if options.json is not None:  # after each test, because all of them can take hours
+            text = json.dumps(record("tests.litmus", arguments, results), indent=2)
+            options.json.write_text(f"{text}\n", encoding="utf-8")
     return int(any(_broken(result) for result in results))
 
 
@@ -68,14 +64,15 @@ def _runs(rounds: int, mutant_rounds: int) -> Iterator[Run]:
     yield "stores through a view", partial(torn_index, rounds)
     for how in STORES[1:]:
         yield f"mutant: stores by {how}", partial(torn_index, mutant_rounds, how)
-    for form, event_idx, side in product(("split", "packed"), (True, False), ("driver", "device")):
+    each = rounds // len(KINDS)
+    for form, event_idx, side in KINDS:
         kind = f"{form}, {'event index' if event_idx else 'flags'}, {side}"
-        yield f"re-arm: {kind} publishes", partial(rearm, rounds // SLOWER, form, event_idx=event_idx, publisher=side)
+        yield f"re-arm: {kind} publishes", partial(rearm, each // SLOWER, form, event_idx=event_idx, publisher=side)
         yield (
             f"mutant: re-arm without fences: {kind}",
-            partial(rearm, mutant_rounds // SLOWER, form, event_idx=event_idx, publisher=side, fence=False),
+            partial(rearm, mutant_rounds // len(KINDS), form, event_idx=event_idx, publisher=side, fence=False),
         )
-        yield f"hand-off: {kind} pauses", partial(hand_off, rounds, form, event_idx=event_idx, pauses=side)
+        yield f"hand-off: {kind} pauses", partial(hand_off, each, form, event_idx=event_idx, pauses=side)
     yield (
         "mutant: hand-off with a divided index",
         partial(hand_off, mutant_rounds, "split", event_idx=True, pauses="driver", divided=True),

@@ -9,13 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 import attrs
 
+from support.children import environment
+
 __all__ = ["PAGE", "Role", "Shared", "processors", "run_pair"]
 
-TESTS = Path(__file__).parents[1]
 PAGE = 4096
 SPINS = 20_000
 """Loads of the other side's counter before a side lets other processes run."""
@@ -86,13 +86,12 @@ def run_pair(
     cpus = first, (rest or [first])[0]
     with _memory(pages) as fd:
         shared = Shared(fd)
-        environment = {**os.environ, "PYTHONPATH": str(TESTS)}
         command = [sys.executable, "-P", "-m", "litmus.side", place]
         pair = [
             subprocess.Popen(
                 [*command, json.dumps({**arguments, "me": me, "fd": fd, "cpu": cpus[me]})],
                 pass_fds=[fd],
-                env=environment,
+                env=environment(),
                 stderr=subprocess.PIPE,
                 text=True,
             )

@@ -16,11 +16,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def record(module: str, arguments: Sequence[str], results: Sequence[object]) -> dict[str, object]:
-    """Return the results of ``python -m module arguments``, ready for JSON."""
+    """Return the results of ``python -m module arguments``, ready for JSON, without the name of the result file."""
     git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     done = subprocess.run(git, capture_output=True, text=True, check=False)
+    at = arguments.index("--json") if "--json" in arguments else len(arguments)
     return {
-        "command": shlex.join(["python", "-m", module, *arguments]),
+        "command": shlex.join(["python", "-m", module, *arguments[:at], *arguments[at + 2 :]]),
         "commit": done.stdout.strip(),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": {"processors": os.cpu_count(), "architecture": platform.machine(), "kernel": platform.release()},
