@@ -8,7 +8,7 @@ import attrs
 
 from vnet.errors import ConfigError, FieldError
 from vnet.sim.seeds import stream
-from vnet.spec import FaultSpec, LinkSpec
+from vnet.spec import FaultSpec, LinkSpec, WireSpec
 from vnet.topology import Topology
 
 __all__ = ["draws_faults", "simulated"]
@@ -38,9 +38,12 @@ def _outside(topology: Topology) -> Iterator[FieldError]:
 
 def draws_faults(link: LinkSpec) -> bool:
     """Return whether a link of a simulated topology has faults of its own."""
-    return link.faults is not None and attrs.evolve(link.faults, seed=0) != FaultSpec()
+    return attrs.evolve(link.faults or FaultSpec(), seed=0) != FaultSpec() or (
+        link.wire is not None and attrs.evolve(link.wire, seed=0) != WireSpec()
+    )
 
 
 def _link(link: LinkSpec, seed: int, name: str) -> LinkSpec:
     faults = attrs.evolve(link.faults or FaultSpec(), seed=stream(seed, f"link {name}").getrandbits(32))
-    return attrs.evolve(link, faults=faults, trace=None, vfio_user=None)
+    wire = link.wire and attrs.evolve(link.wire, seed=stream(seed, f"wire {name}").getrandbits(32))
+    return attrs.evolve(link, faults=faults, wire=wire, trace=None, vfio_user=None)
