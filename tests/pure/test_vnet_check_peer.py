@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
 from vnet.check.peer import Peer, fill
-from vnet.check.program import OUTPUT
+from vnet.check.program import OUTPUT, Program
 from vnet.check.wire import HungUp, PeerError
 
 LISTENS = """
@@ -103,3 +104,21 @@ def test_an_unknown_process_is_taken_to_live_and_has_no_figures() -> None:
     assert peer.alive()
     assert peer.figures() is None
     assert peer.output() == ""
+
+
+async def test_all_that_a_program_started_ends_with_it(tmp_path: Path) -> None:
+    """``timeout`` has a process group of its own."""
+    place = tmp_path / "pid"
+    program = Program(command=["sh", "-c", f"timeout 1000 sh -c 'echo $$ > {place}; exec sleep 1000'"])
+    try:
+        program.spawn()
+        while not (place.exists() and place.read_text().endswith("\n")):  # noqa: ASYNC110  another process writes it
+            await trio.sleep(0.01)
+        child = Program(pid=int(place.read_text()))
+        assert child.alive()
+        await program.stop()
+        while child.alive():  # noqa: ASYNC110  until init reaps it
+            await trio.sleep(0.01)
+    finally:
+        await program.stop()
+        program.close()

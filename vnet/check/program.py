@@ -33,6 +33,19 @@ class Figures:
     """Open file descriptors."""
 
 
+def _session(leader: int) -> list[int]:
+    """Return the processes of a session."""
+    members = []
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            session = place.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[3]
+        except (OSError, IndexError):
+            continue  # it ended meanwhile
+        if int(session) == leader:
+            members.append(int(place.parent.name))
+    return members
+
+
 class Program:
     """A process that is spawned, known by its id, or unknown."""
 
@@ -74,10 +87,11 @@ class Program:
         with trio.move_on_after(END, shield=True):
             while process.poll() is None:  # noqa: ASYNC110  there is no event for it
                 await trio.sleep(0.01)
-        try:
-            os.killpg(process.pid, signal.SIGKILL)  # also what it has started
-        except ProcessLookupError:
-            pass
+        for pid in _session(process.pid):  # also what it has started, in whatever process group
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
         process.wait()
 
     def kill(self) -> None:
