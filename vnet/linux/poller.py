@@ -43,6 +43,10 @@ class Carrier(Protocol):
         Returns the descriptors whose events Python has to handle, ``stop`` among them if it is readable.
         """
 
+    @property
+    def worthwhile(self) -> bool:
+        """Whether some of the last events were those of frames that it carries."""
+
     def forget(self, fd: int, /) -> None:
         """Carry nothing for ``fd`` any more, which is about to be closed. Harmless if the carrier does not know it."""
 
@@ -83,6 +87,9 @@ class _Ahead(trio.abc.Instrument):
                 os.eventfd_write(self._wake, 1)  # other events are for the poller's task
                 return
             if self._stop in fds or not waits:
+                return
+            if not self._poller.is_ahead():
+                os.eventfd_write(self._wake, 1)
                 return
             now = trio.lowlevel.current_statistics()
             timeout = now.seconds_to_next_deadline
@@ -180,7 +187,7 @@ class Poller:
 
     async def _run(self) -> None:
         while True:
-            if self._is_ahead() and (stop := trio_epoll()) is not None:
+            if self.is_ahead() and (stop := trio_epoll()) is not None:
                 await self._run_ahead(stop)
             for _ in range(POLLS_BEFORE_YIELD):
                 if not self._poll():
@@ -197,8 +204,10 @@ class Poller:
                 except trio.ClosedResourceError:
                     pass  # woken by `_adapt`
 
-    def _is_ahead(self) -> bool:
-        return self._carrier is not None
+    def is_ahead(self) -> bool:
+        """Return whether the poller waits in place of Trio; a moderating one only while that is worthwhile."""
+        carrier = self._carrier
+        return carrier is not None and (self._moderation is None or carrier.worthwhile)
 
     async def _run_ahead(self, stop: int) -> None:
         """Watch in front of Trio, which has its events in the epoll set ``stop``, whenever all of its tasks wait."""
@@ -208,7 +217,7 @@ class Poller:
         self._epoll.register(stop, select.EPOLLIN)
         trio.lowlevel.add_instrument(ahead)
         try:
-            while self._is_ahead():
+            while self.is_ahead():
                 await trio.lowlevel.wait_readable(wake)
                 os.eventfd_read(wake)
                 if ahead.error is not None:

@@ -33,6 +33,8 @@ __all__ = ["Shuttles"]
 
 REST_MAX = 8
 """Maximum events that Python handles before a shuttle is tried again that carried little."""
+VAIN_MAX = 64
+"""Successive waits with events of shuttles that carry nothing, before a moderating poller does without shuttles."""
 WORTH = 16
 """Frames for which it is worth the time to lend a shuttle its state."""
 
@@ -187,6 +189,7 @@ class Shuttles:
         self._lent: list[_PairShuttle] = []
         self.carried = 0
         """Frames carried so far."""
+        self._vain = 0
 
     def add(self, device: Device) -> None:
         """Add the shuttles of a network device, for its ends that are interfaces of this process.
@@ -214,8 +217,13 @@ class Shuttles:
         if not self._by_device:
             self._poller.carry(None)
 
+    @property
+    def worthwhile(self) -> bool:
+        return self._vain < VAIN_MAX
+
     def forget(self, fd: int) -> None:
         if self._by_fd.pop(fd, None) is not None:
+            self._vain = 0  # the next ring may be another driver's
             _shuttles.set_shuttle(self._table, fd, None)
 
     def _set(self, fd: int, shuttle: _PairShuttle) -> None:
@@ -225,6 +233,7 @@ class Shuttles:
 
     def wait(self, epoll: int, stop: int, seconds: float) -> list[int]:
         fds: list[int] = []
+        before = self.carried
         try:
             fds = _shuttles.wait(epoll, stop, seconds, self._table)
             return fds
@@ -235,6 +244,10 @@ class Shuttles:
                     self.carried += back.frames
                     for go_on in going_on:
                         go_on()
+            if self.carried > before:
+                self._vain = 0
+            elif any(fd in self._by_fd for fd in fds):
+                self._vain += 1
             for fd in fds:
                 if fd != stop and fd not in self._by_fd:
                     self._adopt(fd)
