@@ -34,7 +34,7 @@ __all__ = ["Shuttles"]
 REST_MAX = 8
 """Maximum events that Python handles before a shuttle is tried again that carried little."""
 VAIN_MAX = 64
-"""Successive waits with events of shuttles that carry nothing, before a moderating poller does without shuttles."""
+"""Successive waits that Python's events end and that carry little, before a moderating poller does without shuttles."""
 WORTH = 16
 """Frames for which it is worth the time to lend a shuttle its state."""
 
@@ -244,7 +244,7 @@ class Shuttles:
                     self.carried += back.frames
                     for go_on in going_on:
                         go_on()
-            if self.carried > before:
+            if self.carried - before >= WORTH:
                 self._vain = 0
             elif any(fd in self._by_fd for fd in fds):
                 self._vain += 1
