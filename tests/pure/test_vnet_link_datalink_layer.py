@@ -8,14 +8,13 @@ from random import Random
 
 import pytest
 
-from vnet.link.datalink.credits import GrantedCredits, UsableCredits
-from vnet.link.datalink.dllps import Ack, CreditPhase, FlowControl, emit
+from vnet.link.datalink.dllps import Ack, emit
 from vnet.link.datalink.errors import DataLinkError
 from vnet.link.datalink.frames import frame_dllp, frame_tlp
 from vnet.link.datalink.layer import DataLink, DataLinkState, DataLinkTimes
 from vnet.link.datalink.replay import ReplayBuffer
 from vnet.link.transaction.codec import emit as emit_tlp
-from vnet.link.transaction.flow import CREDIT, Credits, Flow, taken_by
+from vnet.link.transaction.flow import Credits, Flow, taken_by
 from vnet.link.transaction.packets import Header, MemoryWrite
 
 TIMES = DataLinkTimes(ack_latency=500, replay_timeout=3000)
@@ -249,50 +248,6 @@ def test_a_tlp_without_credits_overflows_the_receiver() -> None:
         arrived = wires.layers[0].receive(frame_tlp(number, tlp(number)), wires.now)
         assert (arrived is None) == (number == 8)
     assert wires.errors == {DataLinkError.OVERFLOW: 1}
-
-
-def test_a_limit_for_credits_without_limit_is_a_flow_control_error() -> None:
-    usable = UsableCredits()
-    usable.initialise(FlowControl(CreditPhase.INIT1, Flow.COMPLETION, 0, 0))
-    assert usable.update(FlowControl(CreditPhase.UPDATE, Flow.COMPLETION, 1, 0)) is DataLinkError.FLOW_CONTROL
-    assert usable.update(FlowControl(CreditPhase.UPDATE, Flow.COMPLETION, 0, 0)) is None
-
-
-def test_unlimited_credits_suffice_for_ever_and_have_no_updates() -> None:
-    granted = GrantedCredits({**GRANTED, Flow.COMPLETION: Credits(None, None)})
-    assert granted.limited == (Flow.POSTED, Flow.NON_POSTED)
-    usable = UsableCredits()
-    for packet in granted.first(CreditPhase.INIT1):
-        usable.initialise(packet)
-    completion = bytes.fromhex("4a000400 0000 0000 00000000") + bytes(4096)
-    for _ in range(5000):
-        assert usable.suffice(taken_by(completion))
-        usable.take(taken_by(completion))
-        assert granted.arrive(taken_by(completion)) is None
-        granted.free(taken_by(completion))
-
-
-def test_credits_end_where_the_receiver_ends_and_go_round_their_counters() -> None:
-    granted, usable = GrantedCredits(GRANTED), UsableCredits()
-    for packet in granted.first(CreditPhase.INIT1):
-        usable.initialise(packet)
-    taken = taken_by(tlp(0, 8 * CREDIT))
-    for _ in range(1000):
-        for _ in range(8):
-            assert usable.suffice(taken)
-            usable.take(taken)
-        assert not usable.suffice(taken)
-        for _ in range(8):
-            granted.arrive(taken)
-            granted.free(taken)
-        assert granted.urgent is Flow.POSTED
-        usable.update(granted.update(Flow.POSTED))
-
-
-@pytest.mark.parametrize("count", [0, 128, -1])
-def test_grants_that_no_counter_has_are_refused(count: int) -> None:
-    with pytest.raises(ValueError, match="must be 1 to 127, or None"):
-        GrantedCredits({flow: Credits(count, 1) for flow in Flow})
 
 
 @pytest.mark.parametrize("room", [0, 2048])

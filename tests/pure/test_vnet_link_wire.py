@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from random import Random
 
-import attrs
 import pytest
 
 from support.rigs.wire import DOWN, SIZE, UP, WireBench
 from vnet.link.datalink.credits import GrantedCredits, UsableCredits
-from vnet.link.datalink.dllps import Ack, CreditPhase, FlowControl, emit
 from vnet.link.datalink.errors import DataLinkError
-from vnet.link.datalink.frames import frame_dllp
 from vnet.link.tlp import FRAMING, PcieParameters, read_cost, write_cost
 from vnet.link.transaction.codec import emit as emit_tlp
-from vnet.link.transaction.fields import CompletionStatus, MessageCode
-from vnet.link.transaction.flow import Flow
-from vnet.link.transaction.packets import Completion, Header, MemoryRead, MemoryWrite
+from vnet.link.transaction.fields import MessageCode
+from vnet.link.transaction.packets import Header, MemoryRead, MemoryWrite
 from vnet.link.wire.errors import SEVERITIES, Failure, Severity, TransactionError
-from vnet.link.wire.impairments import FAULTS, WireFault, WireRule
+from vnet.link.wire.impairments import WireFault, WireRule
 from vnet.link.wire.training import TrainingState
 
 HEADER = Header(0x100)
@@ -61,19 +57,6 @@ def test_registers_configuration_space_and_messages_arrive() -> None:
     assert bench.endpoint.log == ["register 0x1234 of function 0"]
     assert bench.root.log == ["INTx True of function 5"]
     assert not bench.reported, "a function that does not exist reports nothing"
-
-
-@pytest.mark.parametrize(
-    ("first", "last", "count", "expected"),
-    [(0b1001, 0, 4, "a..d"), (0b1010, 0b0101, 8, ".b.de.g."), (0, 0, 4, "...."), (0b1100, 0b0011, 8, "..cdef..")],
-)
-def test_only_enabled_bytes_change_memory(first: int, last: int, count: int, expected: str) -> None:
-    bench = WireBench()
-    bench.root.memory[:8] = b"........"
-    packet = MemoryWrite(header=HEADER, address=0, first=first, last=last, data=b"abcdefgh"[:count])
-    bench.wire.endpoint.submit(packet)
-    bench.wire.read(UP, 64, 4)  # pushes the write
-    assert bench.root.memory[:count].decode() == expected
 
 
 REPAIRED = [
@@ -227,70 +210,12 @@ def test_poisoned_data_is_not_used() -> None:
     assert bench.errors == [TransactionError.POISONED] * 2
 
 
-def forge(bench: WireBench, packet: bytes) -> None:
-    """Have the endpoint send a TLP of any bytes."""
-    bench.wire.endpoint.datalink.send(packet)
-    bench.observer(UP, False, packet)
-    bench.wire.read(UP, 0, 4)
-
-
-def test_malformed_packets_are_reported_and_nothing_else_happens() -> None:
-    bench = WireBench()
-    malformed = emit_tlp(MemoryWrite(header=HEADER, address=0, data=b"evil"))[:-4] + bytes(8)
-    forge(bench, malformed)
-    assert bench.reported == [(DOWN, TransactionError.MALFORMED, malformed[:16])]
-
-
-def test_a_wrong_digest_is_an_ecrc_error() -> None:
-    bench = WireBench()
-    packet = emit_tlp(MemoryWrite(header=attrs.evolve(HEADER, digest=True), address=0, data=b"evil"))
-    forge(bench, packet[:-1] + bytes((packet[-1] ^ 1,)))
-    assert bench.errors == [TransactionError.ECRC]
-    assert bench.root.memory[:4] == bytes(4)
-
-
-def test_a_completion_without_a_request_is_unexpected() -> None:
-    bench = WireBench()
-    forge(bench, emit_tlp(Completion(header=Header(0, 77), completer=0x100, status=CompletionStatus.SUCCESS)))
-    assert bench.errors == [TransactionError.UNEXPECTED_COMPLETION]
-
-
-def test_an_atomic_request_is_answered_as_unsupported() -> None:
-    bench = WireBench()
-    packet = bytes.fromhex("4c000001 0100330f 00000000 00000001")
-    forge(bench, packet)
-    assert bench.errors[0] is TransactionError.UNSUPPORTED_REQUEST
-    assert TransactionError.UNEXPECTED_COMPLETION in bench.errors, "our own port has not asked for it"
-
-
-def test_forged_dllps_are_reported() -> None:
-    bench = WireBench()
-    root = bench.wire.root
-    root.receive(frame_dllp(emit(Ack(99))))
-    root.receive(frame_dllp(emit(FlowControl(CreditPhase.UPDATE, Flow.COMPLETION, 1, 1))))
-    root.receive(frame_dllp(emit(Ack(99)))[:-3] + b"\0\0\xfd")
-    root.receive(b"\x12\x34")
-    assert bench.errors == [
-        DataLinkError.PROTOCOL,
-        DataLinkError.FLOW_CONTROL,
-        DataLinkError.BAD_DLLP,
-        DataLinkError.RECEIVER,
-    ]
-
-
 def test_a_sender_without_credits_overflows_the_receiver(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = WireBench()
     monkeypatch.setattr(UsableCredits, "suffice", lambda *_: True)  # a sender that does not count
     monkeypatch.setattr(GrantedCredits, "free", lambda *_: None)  # and a full receiver
     assert not bench.wire.write(UP, 0, bytes(SIZE))
     assert DataLinkError.OVERFLOW in bench.errors
-
-
-def test_each_fault_has_a_kind_of_packet_and_a_sentence() -> None:
-    assert set(FAULTS) == set(WireFault)
-    assert all(kind.about.endswith(".") for kind in FAULTS.values())
-    with pytest.raises(ValueError, match="no probability"):
-        WireRule(WireFault.BIT_ERRORS, rate=2)
 
 
 @pytest.mark.parametrize("parameters", [PcieParameters(1, 1, 128, 128, 64), PcieParameters(5, 16, 4096, 4096, 128)])

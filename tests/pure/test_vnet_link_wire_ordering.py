@@ -48,14 +48,17 @@ def test_the_table_is_that_of_the_specification() -> None:
     ]
 
 
-@pytest.mark.parametrize("later", Row)
-@pytest.mark.parametrize("earlier", Row)
+PAIRS = [
+    (later, earlier) for later in Row for earlier in Row if FLOWS[packet(later).kind] is not FLOWS[packet(earlier).kind]
+]
+"""Packets of two flows: those of one stay in order."""
+
+
+@pytest.mark.parametrize(("later", "earlier"), PAIRS)
 @pytest.mark.parametrize("relaxed", [False, True])
 def test_a_packet_passes_a_blocked_one_if_the_table_says_so(later: Row, earlier: Row, relaxed: bool) -> None:
     first, second = packet(earlier, tag=1), packet(later, relaxed, tag=2)
     blocked = FLOWS[first.kind]
-    if FLOWS[second.kind] is blocked:
-        pytest.skip("packets of one flow stay in order")
     queue = queue_of(first, second)
     taken = queue.take(lambda data: taken_by(data).flow is not blocked)
     asks = second.header.attributes & Attribute.RELAXED_ORDERING
