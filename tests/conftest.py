@@ -18,6 +18,7 @@ pytest_plugins = [
     "support.rigs.ring",
     "support.rigs.run_dir",
     "support.rigs.tun",
+    "support.rigs.vhost_front",
 ]
 
 # Machines that run tests are shared and slow at times: examples are bounded by number, never by time.

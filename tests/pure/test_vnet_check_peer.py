@@ -1,19 +1,16 @@
-"""The foreign device: its command, its process, its output, and the ways in which it is gone."""
+"""The foreign device: its command, its connections, and the ways in which it is gone."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import trio
 
 from vnet.check.peer import Peer, fill
-from vnet.check.program import OUTPUT, Program
+from vnet.check.program import OUTPUT
 from vnet.check.wire import HungUp, PeerError
 
 LISTENS = """
@@ -84,41 +81,3 @@ async def test_a_device_that_ends_before_it_listens_is_named_with_its_output(tmp
 async def test_a_socket_that_is_not_there_takes_no_connection(tmp_path: Path) -> None:
     with pytest.raises(HungUp, match=f"takes no connection at {tmp_path}/s: No such file or directory"):
         await Peer(tmp_path / "s").connect(0.05)
-
-
-def test_a_process_that_is_known_by_its_id_lives_until_it_is_a_zombie() -> None:
-    process = subprocess.Popen(["sleep", "1000"])
-    peer = Peer(Path("s"), pid=process.pid)
-    assert peer.alive()
-    assert not peer.spawned
-    process.kill()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert not peer.alive()
-    process.wait()
-    assert not peer.alive()
-    assert peer.end() == "ended"
-
-
-def test_an_unknown_process_is_taken_to_live_and_has_no_figures() -> None:
-    peer = Peer(Path("s"))
-    assert peer.alive()
-    assert peer.figures() is None
-    assert peer.output() == ""
-
-
-async def test_all_that_a_program_started_ends_with_it(tmp_path: Path) -> None:
-    """``timeout`` has a process group of its own."""
-    place = tmp_path / "pid"
-    program = Program(command=["sh", "-c", f"timeout 1000 sh -c 'echo $$ > {place}; exec sleep 1000'"])
-    try:
-        program.spawn()
-        while not (place.exists() and place.read_text().endswith("\n")):  # noqa: ASYNC110  another process writes it
-            await trio.sleep(0.01)
-        child = Program(pid=int(place.read_text()))
-        assert child.alive()
-        await program.stop()
-        while child.alive():  # noqa: ASYNC110  until init reaps it
-            await trio.sleep(0.01)
-    finally:
-        await program.stop()
-        program.close()

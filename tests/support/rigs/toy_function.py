@@ -18,9 +18,19 @@ from vnet.check.kinds.blk import SECTOR
 from vnet.check.pci import F, PciFront
 from vnet.check.peer import Peer
 from vnet.check.trial import Options
-from vnet.check.verdicts import Result
+from vnet.check.verdicts import FAILURES, Level, Result, Verdict
 
-__all__ = ["CAPS", "CONFIG", "NOTIFY_AT", "Access", "Fault", "check_function_with"]
+__all__ = [
+    "CAPS",
+    "CONFIG",
+    "NOTIFY_AT",
+    "Access",
+    "Fault",
+    "ToyFunction",
+    "check_catches",
+    "check_function_with",
+    "patch",
+]
 
 HEADER = struct.Struct("<HHIII")
 CONFIG, BAR, TABLE = 7, 0, 2
@@ -55,6 +65,11 @@ class Fault:
     """Values of fields of the common configuration."""
     wedges: Callable[[Access, ToyFunction], bool] = lambda access, toy: False
     """Whether an access stops the whole server for ever."""
+
+
+def patch(name: str, offset: int, data: bytes) -> Fault:
+    """Return a fault: a capability with other bytes."""
+    return Fault(space={CAPS[name] + offset: data})
 
 
 def _space() -> bytearray:
@@ -424,3 +439,13 @@ async def check_function_with(fault: Fault, *words: str) -> dict[str, Result]:
         lambda nursery: ToyFunctionPeer(nursery, fault), "blk", words, Options(), carrier=PciFront
     )
     return results
+
+
+async def check_catches(ident: str, fault: Fault) -> None:
+    """Check that a case fails with a fault, or warns if it is about a SHOULD, and reports what it sent."""
+    result = (await check_function_with(fault, ident))[ident]
+    if result.level is Level.SHOULD:
+        assert result.verdict is Verdict.WARN, result
+    else:
+        assert result.verdict in FAILURES, result
+    assert result.sent or result.setup
