@@ -12,8 +12,8 @@ from vnet.link.datalink.frames import frame_dllp
 from vnet.link.transaction.codec import emit as emit_tlp
 from vnet.link.transaction.fields import CompletionStatus
 from vnet.link.transaction.flow import Credits, Flow
-from vnet.link.transaction.packets import Completion, ConfigRead, Header, MemoryWrite
-from vnet.link.wire.errors import TransactionError
+from vnet.link.transaction.packets import Completion, ConfigRead, ConfigWrite, Header, MemoryWrite
+from vnet.link.wire.errors import Failure, TransactionError
 from vnet.link.wire.port import granted_credits
 
 HEADER = Header(0x100)
@@ -53,6 +53,19 @@ def test_an_atomic_request_is_answered_as_unsupported() -> None:
     forge(bench, packet)
     assert bench.errors[0] is TransactionError.UNSUPPORTED_REQUEST
     assert TransactionError.UNEXPECTED_COMPLETION in bench.errors, "our own port has not asked for it"
+
+
+def test_a_poisoned_write_of_configuration_space_changes_nothing_and_is_refused() -> None:
+    bench = WireBench()
+    port = bench.wire.root
+    result = port.requests.configure(
+        ConfigWrite(header=Header(0, poisoned=True), target=0x100, register=0x10, enabled=0xF, data=b"evil")
+    )
+    port.issue()
+    bench.wire.read(UP, 0, 4)
+    assert result.failure is Failure.UNSUPPORTED
+    assert bench.errors == [TransactionError.POISONED]
+    assert bench.endpoint.config[0x10:0x14] == bytes(4)
 
 
 def test_forged_dllps_are_reported() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from typing import Any
 
 import attrs
 import pytest
@@ -12,7 +13,9 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drivers.carriers.framing import receive_message
 from drivers.errors import TransportLost
+from drivers.transports.vhost_user import back
 from drivers.transports.vhost_user.constants import F_PROTOCOL_FEATURES, ProtocolFeature
 from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, emit
 from drivers.transports.vhost_user.payloads import (
@@ -210,6 +213,23 @@ async def test_a_second_front_end_is_refused_and_the_first_goes_on() -> None:
                     assert await other.hung_up()
         assert bench.back.statistics.refused == 100
         assert (await request(front, front.rings[0], 1, 0, bytes(512)))[-1] == 0
+
+
+async def test_a_message_that_arrives_as_the_device_is_withdrawn_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bench_() as bench, bench.front() as front:
+        await front.bring_up()
+
+        async def receive(*args: Any, **options: Any) -> Any:
+            message = await receive_message(*args, **options)
+            bench.back.device.withdraw()
+            return message
+
+        monkeypatch.setattr(back, "receive_message", receive)
+        await front.ask(R.GET_FEATURES)  # the call that waits is still the real one
+        await front.send(emit(R.SET_VRING_NUM, VringState(0, NUM)))
+        assert await front.hung_up()
+        await bench.idle()
+        assert bench.errors == []
 
 
 @pytest.mark.hostile("V18")

@@ -227,7 +227,7 @@ class Session:
 
     async def _set_vring_num(self, payload: VringState, _: UserMessage) -> Reply:
         # A front end may use one size for all queues, also if the control queue's is smaller.
-        num_max = max(RING_MAX, *(queue.max_num for queue in self._device.queues))
+        num_max = max([RING_MAX, *(queue.max_num for queue in self._device.queues)])
         self.rings.set_num(self.rings[payload.index], payload.num, num_max)
         return NO_REPLY
 

@@ -255,9 +255,10 @@ class Port:
                 if answers[0].status is CompletionStatus.UNSUPPORTED_REQUEST:
                     self.report(TransactionError.UNSUPPORTED_REQUEST, data)
                 self._answer(answers, data)
+            case ConfigWrite() if packet.header.poisoned:
+                self.report(TransactionError.POISONED, data)
+                self._answer([self._refusal(data)], data)
             case ConfigRead() | ConfigWrite():
-                if packet.header.poisoned:
-                    self.report(TransactionError.POISONED, data)
                 # A function that does not exist reports nothing: enumeration asks for all of them.
                 self._answer([self.completer.configure(packet)], data)
             case Message():
