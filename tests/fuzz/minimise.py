@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import drivers
+import rings
+import vnet
 from fuzz.oracle import Judge
 from fuzz.table import Target
 
 __all__ = ["choose", "lines_of"]
 
-ROOT = Path(__file__).parents[2]
-PACKAGES = tuple(str(ROOT / name) for name in ("rings", "drivers", "vnet"))
+PACKAGES = tuple(package.__path__[0] for package in (rings, drivers, vnet))
+"""Folders of the packages, which may be installed elsewhere."""
 Step = tuple[CodeType, int, int]
 """A function, and two lines of it, of which the second was run after the first."""
 

@@ -134,7 +134,7 @@ def test_qemu_that_does_not_start_is_an_error_with_its_reason(tmp_path: Path) ->
 
 
 def test_an_error_has_the_end_of_what_qemu_repeats(tmp_path: Path) -> None:
-    script = "import sys; print('Failed to read msg header.\\n' * 100_000); sys.exit('the last words')"
+    script = "import sys; sys.stderr.write('Failed to read msg header.\\n' * 100_000); sys.exit('the last words')"
     with pytest.raises(GuestError) as caught:
         Guest(KERNEL, tmp_path, [], qemu=[sys.executable, "-c", script])
     assert len(str(caught.value)) < 3000
