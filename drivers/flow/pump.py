@@ -6,9 +6,9 @@ its index once, notifies at most once, enables notifications again, re-checks th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from enum import Enum
+from types import TracebackType
 from typing import Final, Protocol
 
 import trio
@@ -18,6 +18,7 @@ from rings.errors import MemoryFault, RemoteRingError
 from rings.memory import was_released
 
 __all__ = [
+    "Stopping",
     "AGAIN",
     "BATCHES",
     "BATCH_BUCKETS",
@@ -32,7 +33,6 @@ __all__ = [
     "count_batch",
     "pump",
     "rescue",
-    "stopping",
     "wait_for_work",
 ]
 
@@ -204,7 +204,7 @@ async def pump(
     other side's, which has published its own work, or the port's. That saves waking a task per batch.
     """
     queue = flow.queue
-    with stopping(queue):
+    with Stopping(queue):
         try:
             await _Drain(flow, queue).run(settle, in_place=in_place)
         except PortGone:
@@ -213,23 +213,32 @@ async def pump(
             raise
 
 
-@contextmanager
-def stopping(queue: QueueEnd) -> Iterator[None]:
-    """Stop ``queue`` if what runs meets a ring violation by the other side, or memory that is out of reach.
+class Stopping:
+    """Stops a queue if what runs meets a ring violation by the other side, or memory that is out of reach.
 
-    Ring violations are caught here and nowhere else.
+    Ring violations are caught here and nowhere else. As a generator, it would keep the error in a cycle,
+    and by its traceback the peer's memory, until the collector runs.
     """
-    try:
-        yield
-    except (RemoteRingError, MemoryFault) as exc:
-        queue.fail(exc)
-        if queue.reachable():
-            queue.flush()  # publish the chains completed before the bad one
-    except ValueError as exc:
-        # The ring's memory was unmapped between two batches. Any other ValueError is a bug of the flow.
-        if not was_released(exc) or (queue.live and queue.reachable()):
-            raise
-        queue.fail(MemoryFault(0, 0, write=False, reason="the ring's memory went away"))
+
+    def __init__(self, queue: QueueEnd) -> None:
+        self._queue = queue
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        queue = self._queue
+        match error:
+            case RemoteRingError() | MemoryFault():
+                queue.fail(error)
+                if queue.reachable():
+                    queue.flush()  # publish the chains completed before the bad one
+                return True
+            # The ring's memory was unmapped between two batches. Any other ValueError is a bug of the flow.
+            case ValueError() if was_released(error) and not (queue.live and queue.reachable()):
+                queue.fail(MemoryFault(0, 0, write=False, reason="the ring's memory went away"))
+                return True
+        return False
 
 
 class _Drain:

@@ -124,12 +124,12 @@ class VhostUserBack(SessionServer, SocketBack):
         greeted = False
         while (message := await receive_message(socket, assembler, DEADLINE, PEER, first=not greeted)) is not None:
             greeted = True
-            await trio.lowlevel.checkpoint_if_cancelled()  # the device may be gone since the message arrived
             self.statistics.messages += 1
             name, reporter = request_name(message.request), self.device.reporter
             reporter.message(False, name, len(message.body), len(message.handles))
             handles_sent: tuple[Handle, ...] = ()
             try:
+                await trio.lowlevel.checkpoint_if_cancelled()  # the device may be gone since the message arrived
                 answer = await session.serve(message)
                 if answer is not None:
                     body, handles_sent = answer[0], tuple(answer[1])

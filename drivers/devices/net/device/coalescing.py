@@ -8,7 +8,7 @@ import trio
 
 from drivers.devices.net.coalescing import MAX_USECS, NO_COALESCING, Coalescing, Direction
 from drivers.devices.net.device.flows import VhostNetFlow
-from drivers.flow.pump import Signal, stopping
+from drivers.flow.pump import Signal, Stopping
 
 __all__ = ["CallCoalescer", "CallCoalescers"]
 
@@ -65,7 +65,7 @@ class CallCoalescer:
         if not self.queue.live:
             self._begin()
             return
-        with stopping(self.queue):
+        with Stopping(self.queue):
             if self.due(True):
                 self.queue.decide()
 
