@@ -176,5 +176,11 @@ def _code(code: types.CodeType, name: str) -> types.CodeType:
 
 
 def install(edits: Sequence[Edit]) -> None:
-    """Apply the edits to the modules, none of which is imported yet."""
-    sys.meta_path.insert(0, Finder(edited(edits)))
+    """Import the modules, none of which is imported yet, with the edits.
+
+    Now, because pytest puts a finder of its own before ours. Raises any error of the import.
+    """
+    modules = edited(edits)
+    sys.meta_path.insert(0, Finder(modules))
+    for module in modules:
+        importlib.import_module(module)

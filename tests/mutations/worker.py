@@ -70,7 +70,10 @@ def _run_each(mutations: Iterable[Mutation], items: Sequence[pytest.Item], resul
 
 def _run_edited(mutation: Mutation) -> Result:
     """Run the test with modules that are edited while they are imported."""
-    install(mutation.edits)
+    try:
+        install(mutation.edits)
+    except Exception as error:  # noqa: BLE001  any error of the edited code
+        return Result(Verdict.WRONG_REASON, f"the edited module can't be imported: {error!r}")
     results: list[Result] = []
     _run_pytest(mutation, lambda items: results.append(_run_items(mutation, items)))
     return results[0] if results else Result(Verdict.WRONG_REASON, "the tests can't be imported")

@@ -24,11 +24,13 @@ def other_pythons() -> dict[str, str]:
 def _path(version: str) -> str | None:
     kept = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
     candidates = [shutil.which(f"python{version}"), *map(str, sorted(kept.glob(f"{version}.*/bin/python{version}")))]
-    return next((path for path in candidates if path is not None and _runs(path, version)), None)
+    found = (_executable(path, version) for path in candidates if path is not None)
+    return next(filter(None, found), None)
 
 
-def _runs(path: str, version: str) -> bool:
-    """Return whether the interpreter has this version: pyenv's command of a version that is not chosen fails."""
-    code = "import sys; print('{}.{}'.format(*sys.version_info))"
+def _executable(path: str, version: str) -> str:
+    """Return the interpreter behind a command, which may be pyenv's; empty if it fails or has another version."""
+    code = "import sys; print('{}.{}'.format(*sys.version_info), sys.executable)"
     done = subprocess.run([path, "-c", code], capture_output=True, text=True, check=False)
-    return done.returncode == 0 and done.stdout.strip() == version
+    found, _, executable = done.stdout.strip().partition(" ")
+    return executable if done.returncode == 0 and found == version else ""
