@@ -393,3 +393,33 @@ def test_a_moderating_poller_ahead_of_trio_serves_rings_and_pauses_between(monke
     os.close(kick)
     assert "kick,call,pause" in ",".join(order)
     assert "call,call" not in ",".join(order)
+
+
+def test_a_moderating_poller_is_ahead_of_trio_whenever_that_is_worthwhile() -> None:
+    """Between, Trio waits for its events, and keeps the descriptor in its own set."""
+    poller, kick, carrier = Poller(moderate=True), os.eventfd(0, os.EFD_NONBLOCK), Carrier()
+
+    async def look() -> bool:
+        carrier.waits.clear()
+        await trio.to_thread.run_sync(os.eventfd_write, kick, 1)
+        await trio.sleep(WINDOW)
+        return bool(carrier.waits)
+
+    async def main() -> None:
+        poller.watch(kick, lambda: os.eventfd_read(kick), by_task=False)
+        carrier.worthwhile = False
+        poller.carry(carrier)
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(poller.run)
+                assert not await look()
+                for worthwhile in (True, False, True):
+                    carrier.worthwhile = worthwhile
+                    while await look() != worthwhile:
+                        pass
+                nursery.cancel_scope.cancel()
+        poller.unregister(kick)
+
+    trio.run(main)
+    poller.close()
+    os.close(kick)

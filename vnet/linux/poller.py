@@ -214,6 +214,8 @@ class Poller:
         assert self._carrier is not None
         self._wake = wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         ahead = _Ahead(self, self._carrier, stop, wake)
+        # Trio keeps a descriptor that it has waited for in its set, and of two sets only one can watch the other.
+        trio.lowlevel.notify_closing(self.fileno())
         self._epoll.register(stop, select.EPOLLIN)
         trio.lowlevel.add_instrument(ahead)
         try:
