@@ -209,6 +209,8 @@ fio --name=x --ioengine=nbd --uri="$disk" --rw=randread --bs=4k --size=256k
 echo hello > {folder}/tty
 echo restart
 until test -e {folder}/again; do sleep 0.1; done
+sleep 11 # idle threads end after ten seconds, and others begin
+fio --name=x --ioengine=nbd --uri="$disk" --rw=randwrite --bs=64k --size=256k --fsync=1
 fio --name=x --ioengine=nbd --uri="$disk" --rw=randread --bs=4k --size=64k
 echo the end
 sleep 600
