@@ -24,13 +24,13 @@ def other_pythons() -> dict[str, str]:
 def _path(version: str) -> str | None:
     kept = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
     candidates = [shutil.which(f"python{version}"), *map(str, sorted(kept.glob(f"{version}.*/bin/python{version}")))]
-    found = (_executable(path, version) for path in candidates if path is not None)
-    return next(filter(None, found), None)
+    executables = (_executable(path, version) for path in candidates if path is not None)
+    return next(filter(None, executables), None)
 
 
 def _executable(path: str, version: str) -> str:
     """Return the interpreter behind a command, which may be pyenv's; empty if it fails or has another version."""
     code = "import sys; print('{}.{}'.format(*sys.version_info), sys.executable)"
     done = subprocess.run([path, "-c", code], capture_output=True, text=True, check=False)
-    found, _, executable = done.stdout.strip().partition(" ")
-    return executable if done.returncode == 0 and found == version else ""
+    answer, _, executable = done.stdout.strip().partition(" ")
+    return executable if done.returncode == 0 and answer == version else ""
