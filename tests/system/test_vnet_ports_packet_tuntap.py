@@ -180,7 +180,7 @@ async def test_a_command_runs_in_its_namespace(names: tuple[str, str]) -> None:
 @pytest.mark.parametrize(
     ("patch", "says"),
     [
-        (("os.path.exists", lambda _: False), "/dev/net/tun is missing; try: sudo modprobe tun"),
+        (("pathlib.Path.exists", lambda _: False), "/dev/net/tun is missing; try: sudo modprobe tun"),
         (("os.access", lambda *_: False), "no right to open /dev/net/tun; try: sudo "),
     ],
 )
