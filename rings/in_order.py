@@ -25,7 +25,8 @@ class InOrderVringh(ObservedVringh):
     def __init__(self, ring: Vringh, *, batches: bool) -> None:
         """``batches``: mark several chains without writable buffers by one used element."""
         super().__init__(ring, Observer())
-        self.native = ring.native
+        if ring.native:
+            self.native = True  # else the class's: an overlay takes an equal attribute for that, and would remove it
         self._batches = batches
         self._order: deque[int] = deque()
         """Heads of the chains in flight, oldest first."""
