@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -55,7 +56,8 @@ class PrivateClient(Client):
                     data = self._answer(message)
                     sent = data if self.lie is None else self.lie(message, data)
                     if sent is not None:
-                        await self.socket.send(sent)
+                        with contextlib.suppress(TransportLost):  # the server may hang up in the middle of a lie
+                            await self.socket.send(sent)
 
     def close(self) -> None:
         self._receive.close()
