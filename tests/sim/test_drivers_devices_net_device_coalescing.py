@@ -206,6 +206,22 @@ async def test_a_queue_that_is_enabled_again_has_the_parameters_of_its_direction
             assert await enable_again(index) == (5, 50)
 
 
+@pytest.mark.parametrize(("index", "command"), [(RX, 1), (TX, 0)])
+async def test_a_command_counts_that_comes_before_the_task_of_a_queue_has_seen_its_ring(
+    index: int, command: int
+) -> None:
+    async with open_pair(WITH) as pair, unharmed(pair), hostile_driver(pair) as driver:
+        await start(driver, OFFERED | 1 << RingFeature.RING_RESET)
+        assert await set_all(driver, command, 5, 50) == OK
+        for change in (False, True):
+            driver.write(Common.QUEUE_SELECT, index)
+            driver.write(Common.QUEUE_RESET, 1)
+            driver.rings[index] = driver.set_up(index)
+            if change:
+                assert await set_one(driver, index, 7, 70) == OK
+            assert await parameters(driver, index) == ((7, 70) if change else (5, 50))
+
+
 # The driver
 
 

@@ -109,14 +109,26 @@ class CallCoalescers:
     def set_one(self, index: int, parameters: Coalescing) -> bool:
         """Set the parameters of one queue. Returns False, and changes nothing, for too long a delay, or a queue that
         is no data queue or not enabled."""
-        if parameters.max_usecs > MAX_USECS or self.get(index) is None:
+        coalescer = self._enabled(index)
+        if parameters.max_usecs > MAX_USECS or coalescer is None:
             return False
-        self._all[index].set(parameters)
+        coalescer.set(parameters)
         return True
 
     def get(self, index: int) -> Coalescing | None:
         """Return the parameters of one queue; None for one that is no data queue or not enabled."""
-        return self._all[index].parameters if index < len(self._all) and self._all[index].queue.live else None
+        coalescer = self._enabled(index)
+        return None if coalescer is None else coalescer.parameters
+
+    def _enabled(self, index: int) -> CallCoalescer | None:
+        """Return the coalescer of one queue; None for one that is no data queue or not enabled.
+
+        A command may precede the queue's task, which gives a new ring its parameters: then this does.
+        """
+        if index >= len(self._all) or not self._all[index].queue.live:
+            return None
+        self.restart(index)
+        return self._all[index]
 
     def restart(self, index: int) -> None:
         """Give a queue with a new ring the parameters of its direction."""
