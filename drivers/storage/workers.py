@@ -28,8 +28,6 @@ GATHER = 4 << 20
 """Bytes of the buffer for gathered writes."""
 GATHER_PARTS = 1024
 """Maximum number of memory pieces in gathered writes: each costs time, however small."""
-
-
 STATUS_MAX = 64
 """Maximum number of ranges of one STATUS."""
 
@@ -227,19 +225,7 @@ class Workers:
                 continue
             if waiting:
                 self._busy_stores.add(store)
-                jobs = [waiting.popleft()]
-                room, parts = GATHER - jobs[0].size, GATHER_PARTS - len(jobs[0].data)
-                if jobs[0].kind is not IoKind.WRITE:
-                    room = -1
-                while (
-                    waiting
-                    and waiting[0].kind is IoKind.WRITE
-                    and waiting[0].size <= room
-                    and (len(waiting[0].data) <= parts)
-                ):
-                    jobs.append(waiting.popleft())
-                    room -= jobs[-1].size
-                    parts -= len(jobs[-1].data)
+                jobs = _take_first(waiting)
                 if waiting:
                     self._writes[store] = waiting  # behind other stores
                 return jobs
@@ -284,6 +270,19 @@ class Workers:
         except OSError as error:
             # A copy: the original's traceback holds frames, these the job, and the job the driver's memory.
             job.error = OSError(error.errno, error.strerror)
+
+
+def _take_first(waiting: deque[Job[object]]) -> list[Job[object]]:
+    """Take the first of the jobs that wait for a store and, if it is a write, the writes next to it that fit."""
+    jobs = [waiting.popleft()]
+    if jobs[0].kind is not IoKind.WRITE:
+        return jobs
+    room, parts = GATHER - jobs[0].size, GATHER_PARTS - len(jobs[0].data)
+    while waiting and waiting[0].kind is IoKind.WRITE and waiting[0].size <= room and len(waiting[0].data) <= parts:
+        jobs.append(waiting.popleft())
+        room -= jobs[-1].size
+        parts -= len(jobs[-1].data)
+    return jobs
 
 
 async def _read(job: Job[object], buffer: memoryview) -> None:
