@@ -10,6 +10,7 @@ from drivers.bus.config import ConfigField
 from rings.features import COMMON, FeatureTable, mask
 
 __all__ = [
+    "ANSWER_SIZES",
     "CONFIG_SIZE",
     "FLUSH",
     "GET_ID",
@@ -84,6 +85,8 @@ class BlkStatus(IntEnum):
 IN, OUT, FLUSH, GET_ID = RequestType.IN, RequestType.OUT, RequestType.FLUSH, RequestType.GET_ID
 OK = BlkStatus.OK
 """Names of the module, because looking a member of an enumeration up takes longer than comparing with it."""
+ANSWER_SIZES: Mapping[int, int] = {GET_ID: ID_SIZE, RequestType.GET_LIFETIME: LIFETIME.size}
+"""Bytes of the answers to requests that ask for something besides sectors."""
 
 
 class BlkConfigField(ConfigField):

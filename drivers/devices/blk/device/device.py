@@ -14,6 +14,7 @@ from drivers.bus.vhost import DeviceQueue, OfferedQueue, VhostBound, VhostDevice
 from drivers.contracts.ports import Lifetime, SectorStore
 from drivers.devices.blk.device.request import BlkLimits, Refusal, VhostBlkRequest
 from drivers.devices.blk.layout import (
+    ANSWER_SIZES,
     CONFIG_SIZE,
     GET_ID,
     ID_SIZE,
@@ -118,7 +119,7 @@ class VhostBlkRequestFlow(JobFlow[VhostBlkRequest]):
                 moved = self._store.preadv(request.data, request.offset)
             elif kind == OUT and writeback and small:
                 moved = self._store.pwritev(request.data, request.offset)
-            elif kind in _ASKS:
+            elif kind in ANSWER_SIZES:
                 self._answer(request, copy_in(request.data, self._bound.plug.answers[kind]))
                 return
         except OSError as error:
@@ -154,7 +155,7 @@ class VhostBlkRequestFlow(JobFlow[VhostBlkRequest]):
         kind, figures = request.kind, self.figures
         request.status_byte[0] = OK
         figures.done += 1
-        figures.bytes += moved if kind not in _ASKS else 0
+        figures.bytes += moved if kind not in ANSWER_SIZES else 0
         self.complete(request.head, 1 + (moved if kind in _ANSWERS else 0))
 
     def _fail(self, request: VhostBlkRequest | Refusal, status: BlkStatus, cause: str) -> None:
@@ -164,8 +165,7 @@ class VhostBlkRequestFlow(JobFlow[VhostBlkRequest]):
         self.complete(request.head, 0)
 
 
-_ASKS = frozenset((GET_ID, RequestType.GET_LIFETIME))
-_ANSWERS = frozenset((IN, *_ASKS))
+_ANSWERS = frozenset((IN, *ANSWER_SIZES))
 _MOVES = frozenset((IN, OUT))
 _KINDS: Mapping[int, IoKind] = {
     RequestType.IN: IoKind.READ,

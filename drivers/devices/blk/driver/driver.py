@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import attrs
@@ -13,11 +13,9 @@ from drivers.contracts.hw import DmaMemory
 from drivers.devices.blk.driver.disk import PART, Disk, DiskRequest, transfer_max
 from drivers.devices.blk.driver.geometry import Geometry
 from drivers.devices.blk.layout import (
-    GET_ID,
+    ANSWER_SIZES,
     HEADER,
-    ID_SIZE,
     IN,
-    LIFETIME,
     OK,
     SECTOR,
     SEGMENT,
@@ -83,7 +81,7 @@ class Slots:
         starts = [Addr(self._block.addr + i * SLOT) for i in range(count)]
         self.header: list[Segment] = [(at, HEADER.size) for at in starts]
         self.segment: list[Segment] = [(Addr(at + SEGMENT_AT), SEGMENT.size) for at in starts]
-        self.answers = {kind: [(Addr(at + ANSWER_AT), size) for at in starts] for kind, size in _ASKS.items()}
+        self.answers = {kind: [(Addr(at + ANSWER_AT), size) for at in starts] for kind, size in ANSWER_SIZES.items()}
         self.status: list[Segment] = [(Addr(at + STATUS_AT), 1) for at in starts]
 
     def close(self) -> None:
@@ -149,8 +147,8 @@ class VirtioBlkRequestFlow(RequestQueue[DiskRequest, int]):
     def read(self, request: DiskRequest, slot: int) -> int:
         start, data = slot * SLOT, self._slots.bytes
         status = data[start + STATUS_AT]
-        if request.kind in _ASKS:
-            request.answer = bytes(data[start + ANSWER_AT : start + ANSWER_AT + _ASKS[request.kind]])
+        if request.kind in ANSWER_SIZES:
+            request.answer = bytes(data[start + ANSWER_AT : start + ANSWER_AT + ANSWER_SIZES[request.kind]])
         return status
 
     def end(self, request: DiskRequest, status: int, written: int) -> None:
@@ -160,7 +158,7 @@ class VirtioBlkRequestFlow(RequestQueue[DiskRequest, int]):
             known = status in (BlkStatus.IOERR, BlkStatus.UNSUPP)
             request.status = BlkStatus(status) if known else BlkStatus.IOERR
             figures.fail(request.status.name.lower() if known else "no_status")
-        elif request.kind in _ANSWERS and written < 1 + (request.size or _ASKS[request.kind]):
+        elif request.kind in _ANSWERS and written < 1 + (request.size or ANSWER_SIZES[request.kind]):
             request.status = BlkStatus.IOERR
             figures.fail("used_length")
         else:
@@ -173,9 +171,7 @@ class VirtioBlkRequestFlow(RequestQueue[DiskRequest, int]):
         self._slots.close()
 
 
-_ASKS: Mapping[RequestType, int] = {GET_ID: ID_SIZE, RequestType.GET_LIFETIME: LIFETIME.size}
-"""Bytes of the answers to requests that ask for something besides sectors."""
-_ANSWERS = frozenset((IN, *_ASKS))
+_ANSWERS = frozenset((IN, *ANSWER_SIZES))
 
 
 class BoundVirtioBlk(VirtioBound[BlkSettings]):
