@@ -10,13 +10,16 @@ import stat
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
 from drivers.contracts.ports import Lifetime, StoreInfo
 from vnet.linux.files import open_to_write
 
-__all__ = ["FileStore", "MemoryStore", "open_file_store"]
+__all__ = ["FileStore", "MemoryStore", "open_file_store", "read_lifetime"]
+
+T = TypeVar("T")
 
 SECTOR = 512
 IOV_MAX = 1024
@@ -131,14 +134,14 @@ class FileStore:
         await self._in_thread(self._write_zeroes, offset, size, unmap)
 
     async def extents(self, offset: int, size: int, limit: int, /) -> Sequence[tuple[int, int, bool]]:
-        return await trio.to_thread.run_sync(self._extents, offset, size, limit, limiter=self._threads)
+        return await self._in_thread(self._extents, offset, size, limit)
 
     async def erase(self, offset: int, size: int, /) -> None:
         await self._in_thread(self._erase, offset, size)
 
-    async def _in_thread(self, call: Callable[..., None], *args: object) -> None:
+    async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
         # Not abandoned on cancellation, so that it ends before a reset of the device does.
-        await trio.to_thread.run_sync(call, *args, limiter=self._threads)
+        return await trio.to_thread.run_sync(call, *args, limiter=self._threads)
 
     # In a worker thread
 
