@@ -225,11 +225,11 @@ class Station:
         count = self._pairs.max_pairs
         if strict and (pair := max((pair or 0 for _, pair in requested), default=0)) >= count:
             raise CommandRefused(f"there is no queue pair {pair + 1}: the device has {count}")
+        by_queue = self._has(F.VQ_NOTF_COAL) and not self._has(F.NOTF_COAL)
         for direction, command in ((Direction.RX, NetCommand.COAL_RX_SET), (Direction.TX, NetCommand.COAL_TX_SET)):
             common, indices = requested.get((direction, None), NO_COALESCING), range(direction, 2 * count, 2)
-            by_queue = self._has(F.VQ_NOTF_COAL) and not self._has(F.NOTF_COAL)
-            changes = common != self._common[direction] and not by_queue
-            if changes and await self._execute(NetControl(command, common), strict):
+            differs = common != self._common[direction] and not by_queue
+            if differs and await self._execute(NetControl(command, common), strict):
                 self._common[direction] = common
                 for index in indices:
                     self._note(index, common)
