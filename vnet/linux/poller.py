@@ -151,7 +151,7 @@ class Poller:
     def watch(self, fd: int, callback: Callable[[], object], *, by_task: bool = True) -> None:
         """Call ``callback`` when ``fd`` may be readable. It must not wait or raise.
 
-        Without ``by_task``, also where no task runs: between those of Trio.
+        Without ``by_task``, also while Trio waits, outside of all tasks.
         """
         self._epoll.register(fd, WATCHED)
         if by_task:

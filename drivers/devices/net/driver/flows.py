@@ -30,7 +30,9 @@ POSTED_BYTES = 2 << 20
 CARRIED, CARRIED_BYTES = 8, 1 << 19
 """The same where C carries frames one by one: each buffer returns before the next frame."""
 SENT, SENT_BYTES = 16, 1 << 20
-"""Half of the buffers, and of their bytes, that a device in another process may have from C at a time."""
+"""Halves of the buffers, and of their bytes, that a device in another process may have from C at a time; the larger
+limit counts.
+"""
 USUAL = 16
 """Number of batches over which the average frame size is taken, so that single frames change little."""
 

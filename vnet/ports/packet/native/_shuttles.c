@@ -420,7 +420,7 @@ static Int copy_list(PyObject *list, Int low, Int end, int32_t *numbers)
     return count;
 }
 
-/* lend(shuttle, ...): lend a shuttle the state of both flows; see `Shuttle` for the arguments */
+/* lend(shuttle, ...): lend a shuttle the state of both flows, or of the one in this process; see `Shuttle` for the arguments */
 static PyObject *lend(PyObject *Py_UNUSED(self), PyObject *args)
 {
     PyObject *capsule, *tokens, *next, *free;
@@ -532,7 +532,7 @@ static PyMethodDef methods[] = {
 };
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_shuttles", "Plain frames from port to port.", 0, methods, NULL, NULL, NULL, NULL};
+    PyModuleDef_HEAD_INIT, "_shuttles", "Plain frames between ports and a split ring.", 0, methods, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__shuttles(void)
 {
