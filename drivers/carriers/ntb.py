@@ -154,7 +154,7 @@ class NtbEpf:
 
     def _configure(self) -> None:
         """Set up interrupts and doorbells in a new epoch of this host's own link, then the link if it is enabled."""
-        self._db, self._configured = 0, False
+        self._db = 0
         self._vectors = min(self._function.enable_msix(), VECTORS)
         if self._vectors <= FIRST_DB:
             raise ProbeError(f"{self.name}: doorbells need MSI-X")
