@@ -40,7 +40,7 @@ class DriverQueue:
         self.kick = kick
         """Notifies the device. Posted: does not wait."""
         self.doorbells: tuple[Handle, Handle] | None = None
-        """Events that kick the device and call the driver, if the device is in another process."""
+        """Events that kick the device and call the driver; None unless the transport notifies by events."""
         self.signal = Signal()
         self.batches = [0] * BATCH_BUCKETS
         self.calls = 0

@@ -214,9 +214,9 @@ async def pump(
 
 
 class Stopping:
-    """Stops a queue if what runs meets a ring violation by the other side, or memory that is out of reach.
+    """Stops a queue if the body meets a ring violation by the other side, or memory that is out of reach.
 
-    Ring violations are caught here and nowhere else. As a generator, it would keep the error in a cycle,
+    No other place stops a running queue for that. As a generator, it would keep the error in a cycle,
     and by its traceback the peer's memory, until the collector runs.
     """
 

@@ -57,7 +57,7 @@ class MemoryStore:
                 at += len(seg)
         return at - offset
 
-    # These two move all bytes, also while `preadv` and `pwritev` of one store are replaced by calls that move fewer.
+    # These two move all bytes, also while a simulation has `preadv` and `pwritev` of a store move fewer.
 
     async def read(self, into: memoryview, offset: int, /) -> None:
         MemoryStore.preadv(self, [into], offset)
