@@ -84,4 +84,7 @@ class SessionServer(ABC):
             self._free.set()
         if error is not None:
             self.statistics.broken += isinstance(error, ProtocolError)
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback has this frame, and those of the session with the peer's memory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -70,6 +71,15 @@ def transport(request: pytest.FixtureRequest) -> Iterator[str]:
     wire = WireSpec() if request.config.getoption("--link") == "wire" else None
     with over(name, wire=wire):
         yield name
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Turn garbage collection off, for tests of what is freed without it."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.hookimpl(trylast=True)

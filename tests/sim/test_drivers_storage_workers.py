@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import errno
-import gc
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import attrs
 import pytest
@@ -40,14 +39,6 @@ class Counting(MemoryStore):
     async def write(self, parts: Sequence[tuple[int, memoryview]], /) -> None:
         self.writes.append(sum(len(part) for _, part in parts))
         await super().write(parts)
-
-
-@pytest.fixture
-def uncollected() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 async def serve(jobs: Sequence[Job[None]], ended: list[Job[None]]) -> None:
