@@ -88,6 +88,16 @@ class TagTable(Generic[T]):
         """Return how many requests are outstanding."""
         return len(self._outstanding)
 
+    @property
+    def full(self) -> bool:
+        """Whether all tags are taken."""
+        return not self._free
+
+    @property
+    def outstanding(self) -> Mapping[int, T]:
+        """The requests by tag, the oldest one first."""
+        return self._outstanding
+
     def take(self, request: T) -> int | None:
         """Return a tag for ``request``, the one that is free for longest; None if all are taken."""
         if not self._free:

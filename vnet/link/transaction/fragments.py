@@ -12,7 +12,7 @@ import attrs
 from vnet.link.transaction.fields import DOUBLEWORD, PAGE, Attribute, CompletionStatus
 from vnet.link.transaction.packets import Completion, Header, MemoryRead, MemoryWrite
 
-__all__ = ["Piece", "completion_pieces", "completions", "failed", "pieces", "reads", "writes"]
+__all__ = ["Piece", "completion_pieces", "completions", "failed", "pieces", "read_of", "reads", "writes"]
 
 
 @attrs.frozen
@@ -27,6 +27,11 @@ class Piece:
     def offset(self) -> int:
         """Bytes before the first one in its doubleword."""
         return self.start % DOUBLEWORD
+
+    @property
+    def address(self) -> int:
+        """Address of the first doubleword."""
+        return self.start - self.offset
 
     @property
     def length(self) -> int:
@@ -48,7 +53,7 @@ class Piece:
 def pieces(start: int, size: int, limit: int) -> Iterator[Piece]:
     """Cut ``size`` bytes from ``start`` on into requests of at most ``limit`` bytes, none across a 4 KiB boundary.
 
-    ``limit`` is a power of two from 128 to 4096, and counts whole doublewords.
+    ``limit`` is a power of two from 4 to 4096, and counts whole doublewords.
     """
     end = start + size
     while start < end:
@@ -74,11 +79,17 @@ def writes(header: Header, start: int, data: bytes, max_payload: int) -> Iterato
         offset = piece.start - start
         yield MemoryWrite(
             header=header,
-            address=piece.start - piece.offset,
+            address=piece.address,
             first=first,
             last=last,
             data=piece.padded(data[offset : offset + piece.size]),
         )
+
+
+def read_of(header: Header, piece: Piece) -> MemoryRead:
+    """Return the request that reads a piece."""
+    first, last = piece.enables
+    return MemoryRead(header=header, address=piece.address, first=first, last=last, length=piece.length)
 
 
 def reads(header: Header, tags: Iterable[int], start: int, size: int, max_read_request: int) -> Iterator[MemoryRead]:
@@ -87,14 +98,7 @@ def reads(header: Header, tags: Iterable[int], start: int, size: int, max_read_r
     Ends early if there are no more tags.
     """
     for piece, tag in zip(pieces(start, size, max_read_request), tags, strict=False):
-        first, last = piece.enables
-        yield MemoryRead(
-            header=attrs.evolve(header, tag=tag),
-            address=piece.start - piece.offset,
-            first=first,
-            last=last,
-            length=piece.length,
-        )
+        yield read_of(attrs.evolve(header, tag=tag), piece)
 
 
 def _answer(header: Header) -> Header:

@@ -8,9 +8,10 @@ import attrs
 
 from rings.errors import MemoryFault
 from vnet.errors import CompleterAbort, CompletionTimeout, LinkDown, PoisonedData, UnsupportedRequest
-from vnet.link.base import Direction, EndpointPort, Link, LinkEnd, Region, RootPort
+from vnet.link.base import Direction, EndpointPort, Link, LinkEnd, Region, RootPort, all_ones
 from vnet.link.remote_memory import Copies, RemoteRange
 from vnet.link.transaction.fields import DOUBLEWORD, MessageCode
+from vnet.link.transaction.fragments import Piece, pieces
 from vnet.link.wire.errors import Failure
 from vnet.link.wire.wire import Wire
 
@@ -77,7 +78,7 @@ class _Wired:
 
     def mem_write(self, addr: int, size: int, value: int, function: int) -> bool:
         self._copies.flush()
-        data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+        data = (value & all_ones(size)).to_bytes(size, "little")
         delivered = self._wire.write(self._way, addr, data, function)
         self._settled()
         return delivered
@@ -120,35 +121,29 @@ class WiredEndpoint(_Wired):
 
     def config_read(self, function: int, offset: int, size: int) -> int | None:
         self._copies.flush()
-        value = done = 0
-        for register, enabled, part in _doublewords(offset, size):
-            data = self._wire.config_read(function, register, enabled)
+        read = b""
+        for piece in _doublewords(offset, size):
+            enabled, _ = piece.enables
+            data = self._wire.config_read(function, piece.address, enabled)
             if isinstance(data, Failure):
                 self._settled()
                 return None
-            low = (offset + done) % DOUBLEWORD
-            value |= int.from_bytes(data[low : low + part], "little") << 8 * done
-            done += part
+            read += data[piece.offset : piece.offset + piece.size]
         self._settled()
-        return value
+        return int.from_bytes(read, "little")
 
     def config_write(self, function: int, offset: int, size: int, value: int) -> bool:
         self._copies.flush()
+        rest = (value & all_ones(size)).to_bytes(size, "little")
         failure: Failure | None = None
-        for register, enabled, part in _doublewords(offset, size):
-            low = offset % DOUBLEWORD
-            data = bytes(low) + (value & (1 << 8 * part) - 1).to_bytes(part, "little") + bytes(DOUBLEWORD - low - part)
-            failure = failure or self._wire.config_write(function, register, enabled, data)
-            offset, value = offset + part, value >> 8 * part
+        for piece in _doublewords(offset, size):
+            enabled, _ = piece.enables
+            data, rest = piece.padded(rest[: piece.size]), rest[piece.size :]
+            failure = failure or self._wire.config_write(function, piece.address, enabled, data)
         self._settled()
         return failure is None
 
 
-def _doublewords(offset: int, size: int) -> Iterable[tuple[int, int, int]]:
-    """Yield register, byte enables and bytes of each doubleword of a range in configuration space."""
-    end = offset + size
-    while offset < end:
-        low = offset % DOUBLEWORD
-        part = min(DOUBLEWORD - low, end - offset)
-        yield offset - low, ((1 << part) - 1) << low, part
-        offset += part
+def _doublewords(offset: int, size: int) -> Iterable[Piece]:
+    """Return the requests for a range in configuration space, of one doubleword each."""
+    return pieces(offset, size, DOUBLEWORD)

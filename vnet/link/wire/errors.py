@@ -57,7 +57,7 @@ SEVERITIES: Mapping[WireError, Severity] = {
 
 
 class Failure(Enum):
-    """Outcome of a read that has no data."""
+    """Outcome of a request that failed."""
 
     LINK_DOWN = "the link went down during the request"
     TIMEOUT = "no completion came in time"

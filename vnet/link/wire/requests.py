@@ -11,7 +11,7 @@ import attrs
 from vnet.link.transaction.errors import UnexpectedCompletion
 from vnet.link.transaction.fields import CompletionStatus
 from vnet.link.transaction.flow import TagTable
-from vnet.link.transaction.fragments import Piece, pieces
+from vnet.link.transaction.fragments import Piece, pieces, read_of
 from vnet.link.transaction.packets import Completion, ConfigRead, ConfigWrite, Header, MemoryRead
 from vnet.link.transaction.reassembly import Reassembly
 from vnet.link.wire.errors import Failure
@@ -19,7 +19,7 @@ from vnet.link.wire.errors import Failure
 __all__ = ["Requests", "Transfer"]
 
 Request = MemoryRead | ConfigRead | ConfigWrite
-TAG_BITS, TAGS = 8, 256
+TAG_BITS = 8
 FAILURES = {
     CompletionStatus.UNSUPPORTED_REQUEST: Failure.UNSUPPORTED,
     CompletionStatus.RETRY: Failure.UNSUPPORTED,
@@ -29,7 +29,7 @@ FAILURES = {
 
 @attrs.define(eq=False)
 class Transfer:
-    """One access: its requests that were not sent yet, and the answers to the others."""
+    """One access: the answers to its requests so far."""
 
     parts: list[bytes]
     """Answers by the number of the request."""
@@ -75,16 +75,12 @@ class Requests:
         self._boundary = boundary
         self._waiting: deque[tuple[Transfer, Header, int, Piece]] = deque()
         self._configuration: deque[tuple[Transfer, ConfigRead | ConfigWrite]] = deque()
-        self._clear()
-
-    def _clear(self) -> None:
         self._tags: TagTable[_Pending] = TagTable(TAG_BITS)
-        self._pending: dict[int, _Pending] = {}
-        """Requests by tag, in the order of their deadlines."""
+        """Requests that were sent; the oldest one has the first deadline."""
 
     def __len__(self) -> int:
         """Return how many requests wait for a completion."""
-        return len(self._pending)
+        return len(self._tags)
 
     def read(self, header: Header, start: int, size: int) -> Transfer:
         """Begin a read of memory."""
@@ -102,29 +98,21 @@ class Requests:
     def issue(self, now: float) -> Iterator[Request]:
         """Yield the requests to send now, each with a tag."""
         deadline = now + self._timeout
-        while self._configuration and len(self._tags) < TAGS:
+        while self._configuration and not self._tags.full:
             transfer, config = self._configuration.popleft()
             pending = _Pending(transfer, 0, deadline)
             pending.request = attrs.evolve(config, header=attrs.evolve(config.header, tag=self._take_tag(pending)))
             yield pending.request
-        while self._waiting and len(self._tags) < TAGS:
+        while self._waiting and not self._tags.full:
             transfer, header, number, piece = self._waiting.popleft()
             pending = _Pending(transfer, number, deadline)
-            first, last = piece.enables
-            pending.request = read = MemoryRead(
-                header=attrs.evolve(header, tag=self._take_tag(pending)),
-                address=piece.start - piece.offset,
-                first=first,
-                last=last,
-                length=piece.length,
-            )
+            pending.request = read = read_of(attrs.evolve(header, tag=self._take_tag(pending)), piece)
             pending.reassembly = Reassembly(read, self._boundary)
             yield read
 
     def _take_tag(self, pending: _Pending) -> int:
         tag = self._tags.take(pending)
         assert tag is not None  # one is free
-        self._pending[tag] = pending
         return tag
 
     def complete(self, completion: Completion) -> bool:
@@ -161,20 +149,19 @@ class Requests:
         return Failure.POISONED if reassembly.poisoned else reassembly.data
 
     def _finish(self, tag: int, outcome: bytes | Failure) -> None:
-        self._tags.give(tag)
-        pending = self._pending.pop(tag)
+        pending = self._tags.give(tag)
         pending.transfer.answer(pending.number, outcome)
 
     @property
     def deadline(self) -> float:
         """Time of the next time-out."""
-        for pending in self._pending.values():
+        for pending in self._tags.outstanding.values():
             return pending.deadline
         return math.inf
 
     def expire(self, now: float) -> list[Request]:
         """End the requests whose time is over, and return them."""
-        late = [(tag, pending) for tag, pending in self._pending.items() if now >= pending.deadline]
+        late = [(tag, pending) for tag, pending in self._tags.outstanding.items() if now >= pending.deadline]
         for tag, _ in late:
             self._finish(tag, Failure.TIMEOUT)
         return [pending.request for _, pending in late]
@@ -183,9 +170,9 @@ class Requests:
         """End all requests: the link went down."""
         waiting = [transfer for transfer, *_ in self._waiting]
         configuration = [transfer for transfer, _ in self._configuration]
-        pending = [pending.transfer for pending in self._pending.values()]
+        pending = [pending.transfer for pending in self._tags.outstanding.values()]
         self._waiting.clear()
         self._configuration.clear()
-        self._clear()
+        self._tags = TagTable(TAG_BITS)
         for transfer in (*waiting, *configuration, *pending):
             transfer.answer(0, Failure.LINK_DOWN)
