@@ -12,6 +12,7 @@ from vnet.link.agenda import Agenda
 from vnet.link.base import Direction, EndpointPort, RootPort
 from vnet.link.ideal import IdealLink
 from vnet.link.remote_memory import Copies
+from vnet.link.timed import NS
 from vnet.link.tlp import PcieParameters
 from vnet.link.wire.channel import Channel
 from vnet.link.wire.completer import EndpointCompleter, RootCompleter, requester_of
@@ -27,8 +28,6 @@ __all__ = ["RETRY", "WireLink"]
 
 RETRY = 0.01
 """Seconds until a link that was lost, or that did not come up, is trained again."""
-NS = 1e-9
-"""Seconds in a nanosecond."""
 PORTS = {Direction.DOWNSTREAM: "root", Direction.UPSTREAM: "endpoint"}
 """Ports by the direction of their packets."""
 DEFAULTS = PcieParameters()
@@ -67,7 +66,6 @@ class WireLink(LinkWrapper):
         self._endpoint: EndpointPort | None = None
         self.wire: Wire | None = None
         """None until both ends are attached."""
-        self._present = False
         self._reachable = True
         self._enabled = True
         self._linked = False
@@ -106,11 +104,9 @@ class WireLink(LinkWrapper):
         self.inner.set_reachable(False)
         self.inner.attach_root(WiredRoot(wire, Direction.UPSTREAM, root, self._copies, self._follow))
         self.inner.attach_endpoint(WiredEndpoint(wire, Direction.DOWNSTREAM, endpoint, self._copies, self._follow))
-        self.inner.set_present(self._present)
         self._follow()
 
     def set_present(self, present: bool) -> None:
-        self._present = present
         self.inner.set_present(present)
         self._follow()
 
@@ -130,7 +126,7 @@ class WireLink(LinkWrapper):
 
     @property
     def _wanted(self) -> bool:
-        return self._present and self._reachable and self._enabled
+        return self.present and self._reachable and self._enabled
 
     def _follow(self) -> None:
         """Make the ideal link's state follow the wire's, and the wire's what is wanted."""
