@@ -17,6 +17,7 @@ from rings.observers.meter import Meter
 from vnet.views.link import LinkStatistics
 
 __all__ = [
+    "OPPOSITE",
     "Counting",
     "Direction",
     "EndpointPort",
@@ -42,6 +43,9 @@ class Direction(Enum):
     DOWNSTREAM = "downstream"
     """From the root complex to the endpoint."""
     UPSTREAM = "upstream"
+
+
+OPPOSITE = {Direction.DOWNSTREAM: Direction.UPSTREAM, Direction.UPSTREAM: Direction.DOWNSTREAM}
 
 
 def all_ones(size: int) -> int:

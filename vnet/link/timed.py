@@ -15,7 +15,7 @@ import trio
 
 from drivers.contracts.events import NO_EVENTS, Events, LinkTimingChanged, Source
 from rings.observers.meter import Meter
-from vnet.link.base import Direction, Link
+from vnet.link.base import OPPOSITE, Direction, Link
 from vnet.link.tlp import CONFIG_READ, CONFIG_WRITE, MESSAGE, Cost, DirectionCost, PcieParameters, read_cost, write_cost
 from vnet.link.wrapper import LinkWrapper
 from vnet.views.link import DirectionTiming, LinkStatistics, LinkTiming
@@ -58,9 +58,6 @@ class _DirectionClock:
 
     def frozen(self) -> DirectionTiming:
         return DirectionTiming(dict(self.tlps), self.payload, self.wire)
-
-
-OPPOSITE = {Direction.DOWNSTREAM: Direction.UPSTREAM, Direction.UPSTREAM: Direction.DOWNSTREAM}
 
 
 class _DmaMeter:

@@ -11,7 +11,18 @@ from vnet.link.datalink.crc import dllp_crc
 from vnet.link.datalink.errors import BadFrame, DataLinkError
 from vnet.link.transaction.flow import Flow
 
-__all__ = ["DATA_CREDITS", "DLLP_SIZE", "HEADER_CREDITS", "SEQUENCES", "Ack", "CreditPhase", "Dllp", "FlowControl"]
+__all__ = [
+    "ACK",
+    "DATA_CREDITS",
+    "DLLP_SIZE",
+    "HEADER_CREDITS",
+    "NAK",
+    "SEQUENCES",
+    "Ack",
+    "CreditPhase",
+    "Dllp",
+    "FlowControl",
+]
 
 DLLP_SIZE = 6
 """Bytes, with the CRC."""
@@ -19,7 +30,9 @@ SEQUENCES = 1 << 12
 """Sequence numbers."""
 HEADER_CREDITS, DATA_CREDITS = 1 << 8, 1 << 12
 """Moduli of the counters of credits."""
-_ACK, _NAK, _CHANNEL = 0x00, 0x10, 0x07
+ACK, NAK = 0x00, 0x10
+"""Types of acknowledgements."""
+_CHANNEL = 0x07
 
 
 class CreditPhase(IntEnum):
@@ -60,7 +73,7 @@ Dllp = Ack | FlowControl
 def emit(packet: Dllp) -> bytes:
     """Return the bytes of ``packet``, with its CRC."""
     if isinstance(packet, Ack):
-        body = _BODY.pack(_NAK if packet.negative else _ACK, packet.sequence)
+        body = _BODY.pack(NAK if packet.negative else ACK, packet.sequence)
     else:
         kind = packet.phase << 6 | _FLOWS.index(packet.flow) << 4
         body = (kind << 24 | packet.headers << 14 | packet.data).to_bytes(4, "big")
@@ -76,8 +89,8 @@ def parse(packet: bytes) -> Dllp | None:
     if len(packet) != DLLP_SIZE or dllp_crc(body) != packet[4:]:
         raise BadFrame(DataLinkError.BAD_DLLP, f"DLLP {packet.hex()}: must be 6 bytes that end with their CRC")
     kind = body[0]
-    if kind in (_ACK, _NAK):
-        return Ack(_BODY.unpack(body)[1] & SEQUENCES - 1, kind == _NAK)
+    if kind in (ACK, NAK):
+        return Ack(_BODY.unpack(body)[1] & SEQUENCES - 1, kind == NAK)
     phase, flow = _PHASES.get(kind >> 6), kind >> 4 & 3
     if phase is None or flow >= len(_FLOWS) or kind & 8 or kind & _CHANNEL:
         return None

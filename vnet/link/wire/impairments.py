@@ -10,6 +10,7 @@ from random import Random
 import attrs
 
 from vnet.link.base import Direction
+from vnet.link.datalink.dllps import ACK, NAK, CreditPhase
 from vnet.link.datalink.frames import START_DLLP, START_TLP
 
 __all__ = ["FAULTS", "Carried", "Impairments", "WireFault", "WireRule", "kind_of", "rates"]
@@ -100,9 +101,9 @@ def kind_of(frame: bytes) -> Carried:
     if frame[:1] == START_TLP:
         return Carried.TLP
     if frame[:1] == START_DLLP:
-        if frame[1] in (0x00, 0x10):
+        if frame[1] in (ACK, NAK):
             return Carried.ACK
-        if frame[1] >> 6 == 0b10:
+        if frame[1] >> 6 == CreditPhase.UPDATE:
             return Carried.CREDITS
     return Carried.OTHER
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
-from operator import attrgetter
 
 import attrs
 
@@ -87,11 +86,11 @@ class SendQueue:
 
     def take(self, accepts: Callable[[bytes], bool]) -> bytes | None:
         """Return the earliest packet that is accepted and may pass those before it; None without one."""
-        heads = [flow[0] for flow in self._flows.values() if flow]
-        heads.sort(key=_serial)
-        for at, head in enumerate(heads):
-            if all(self._may_pass(head, earlier) for earlier in heads[:at]) and accepts(head.packet):
-                self._flows[_FLOW_OF[head.row]].popleft()
+        flows = sorted((flow for flow in self._flows.values() if flow), key=lambda flow: flow[0].serial)
+        for at, flow in enumerate(flows):
+            head = flow[0]
+            if all(self._may_pass(head, earlier[0]) for earlier in flows[:at]) and accepts(head.packet):
+                flow.popleft()
                 return head.packet
         return None
 
@@ -99,7 +98,3 @@ class SendQueue:
     def _may_pass(later: _Waiting, earlier: _Waiting) -> bool:
         passing = PASSING[later.row, earlier.row]
         return later.relaxed if passing is Passing.RELAXED else passing is not Passing.NO
-
-
-_serial = attrgetter("serial")
-_FLOW_OF = {ROWS[kind]: flow for kind, flow in FLOWS.items()}

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import attrs
 
 from vnet.link.base import Direction
-from vnet.link.datalink.errors import DataLinkError
 from vnet.link.datalink.layer import DataLink, DataLinkTimes
 from vnet.link.transaction.codec import emit, parse
 from vnet.link.transaction.errors import EcrcMismatch, TlpError, UnexpectedCompletion, UnsupportedTlp
@@ -91,7 +90,7 @@ class Port:
         self.completer = completer
         self.training = Training()
         self.datalink = DataLink(
-            limits.times, granted_credits(limits.max_payload), report=self._report_frame, retrain=self._retrain
+            limits.times, granted_credits(limits.max_payload), report=self.report, retrain=self.want_retrain
         )
         self.requests = Requests(limits.completion_timeout, limits.max_read_request, limits.boundary)
         self.queue = SendQueue()
@@ -160,6 +159,10 @@ class Port:
             if packet is not None:
                 self.deliver(packet)
 
+    def want_retrain(self) -> None:
+        """Have the link retrained, when the wire comes to this port."""
+        self.retrain_wanted = True
+
     @property
     def deadline(self) -> float:
         """Time at which `expire` is due."""
@@ -210,12 +213,6 @@ class Port:
         """Count an error, and report it."""
         self.errors[error.value] += 1
         self._events.error(self, error, log[:16])
-
-    def _report_frame(self, error: DataLinkError) -> None:
-        self.report(error)
-
-    def _retrain(self) -> None:
-        self.retrain_wanted = True
 
     # Received packets
 

@@ -118,11 +118,6 @@ class Training:
         """Whether packets may be sent."""
         return self.state is S.L0
 
-    @property
-    def training(self) -> bool:
-        """Whether ordered sets are exchanged."""
-        return self.state in SENT
-
     def happen(self, event: TrainingEvent, now: float) -> None:
         """Change the state, if ``event`` changes it."""
         state = TRANSITIONS.get((self.state, event))

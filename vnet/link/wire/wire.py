@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-from vnet.link.base import Direction, EndpointPort, RootPort
+from vnet.link.base import OPPOSITE, Direction, EndpointPort, RootPort
 from vnet.link.datalink.layer import DataLinkTimes
-from vnet.link.tlp import PcieParameters
+from vnet.link.tlp import TLP_OVERHEAD, PcieParameters
 from vnet.link.transaction.fields import MessageCode
 from vnet.link.transaction.fragments import writes
 from vnet.link.transaction.packets import ConfigRead, ConfigWrite, Header, Message
@@ -29,8 +28,6 @@ STUCK = 20e6
 """Nanoseconds without a delivered packet after which a link with packets to send is given up."""
 FRUITLESS = 32
 """Retrains without a delivered packet after which it is given up as well."""
-TLP_OVERHEAD = 28
-"""Bytes around the payload of the largest TLP."""
 ROOT = 0
 """Identity of the root port."""
 NS = 1e9
@@ -71,19 +68,14 @@ class Wire:
         self.lives = 0
         """Number of times that the link came up."""
         limits = wire_limits(parameters, timeout)
-        self._impairments = impairments
         self._max_payload = parameters.max_payload
-        clock = partial(getattr, self, "now")
         ends: dict[Direction, Completer[Any]] = {Direction.DOWNSTREAM: root, Direction.UPSTREAM: endpoint}
-        self.ports = {way: Port(way, end, limits, impairments, events, clock) for way, end in ends.items()}
+        self.ports = {way: Port(way, end, limits, impairments, events, self._clock) for way, end in ends.items()}
         self.channels = {
             way: Channel(way, NS / parameters.raw_rate, impairments, self._effects(port))
             for way, port in self.ports.items()
         }
-        down, up = self.ports.values()
-        self._ways = tuple(
-            (self.ports[way], self.channels[way], other) for way, other in ((down.direction, up), (up.direction, down))
-        )
+        self._ways = tuple((port, self.channels[way], self.ports[OPPOSITE[way]]) for way, port in self.ports.items())
         self._progress = 0.0
         """Time of the last delivered packet, or of the request if it is later."""
         self._fruitless = 0
@@ -95,7 +87,7 @@ class Wire:
 
     def _effects(self, port: Port) -> dict[WireFault, Callable[[], None]]:
         return {
-            WireFault.RETRAINS: partial(setattr, port, "retrain_wanted", True),
+            WireFault.RETRAINS: port.want_retrain,
             WireFault.SURPRISE_DOWNS: self._surprise,
             WireFault.HOT_RESETS: self._bus_reset,
         }
@@ -120,9 +112,7 @@ class Wire:
         if self._up:
             return True
         for port in self.ports.values():
-            port.training.happen(TrainingEvent.PARTNER, self.now)
-            port.idle = False
-            self._timers = min(self._timers, port.deadline)
+            self._move(port, TrainingEvent.PARTNER)
         states = [port.training for port in self.ports.values()]
         while not all(port.up for port in self.ports.values()):
             if all(training.state is TrainingState.DETECT for training in states):
@@ -134,7 +124,7 @@ class Wire:
 
     def retrain(self) -> bool:
         """Retrain the link; return whether it is up again."""
-        self.root.retrain_wanted = True
+        self.root.want_retrain()
         return self._run(lambda: self.root.up and self.endpoint.up and not self.root.retrain_wanted)
 
     def hot_reset(self) -> None:
@@ -159,10 +149,14 @@ class Wire:
 
     def _bus_reset(self) -> None:
         self._resetting = True
-        self.root.training.happen(TrainingEvent.BUS_RESET, self.now)
-        self.root.follow()
-        self.root.idle = False
-        self._timers = min(self._timers, self.root.deadline)
+        self._move(self.root, TrainingEvent.BUS_RESET)
+
+    def _move(self, port: Port, event: TrainingEvent) -> None:
+        """Change the state of a port's training, and send what that begins with."""
+        port.training.happen(event, self.now)
+        port.follow()
+        port.idle = False
+        self._timers = min(self._timers, port.deadline)
 
     # Requests
 
@@ -216,6 +210,9 @@ class Wire:
 
     # Time
 
+    def _clock(self) -> float:
+        return self.now
+
     def _run(self, done: Callable[[], bool]) -> bool:
         """Run the wire until ``done``; return False if the link went down before."""
         lives = self.lives
@@ -238,10 +235,7 @@ class Wire:
             if port.retrain_wanted:
                 port.retrain_wanted = False
                 self._fruitless += 1
-                port.training.happen(TrainingEvent.RETRAIN, self.now)
-                port.follow()
-                port.idle = False
-                self._timers = min(self._timers, port.deadline)
+                self._move(port, TrainingEvent.RETRAIN)
             if channel.free_at <= self.now and (not port.idle or port.ready <= self.now):
                 frame = port.take()
                 port.idle = frame is None
@@ -289,6 +283,3 @@ class Wire:
             self.take_down()
         else:
             self._surprise()
-
-
-OPPOSITE = {Direction.DOWNSTREAM: Direction.UPSTREAM, Direction.UPSTREAM: Direction.DOWNSTREAM}
