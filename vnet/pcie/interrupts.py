@@ -55,9 +55,6 @@ class Interrupts:
     def requested(self) -> int:
         return len(self._handlers)
 
-    def covers(self, addr: int, size: int) -> bool:
-        return addr < self.base + MSI_SIZE and self.base < addr + size
-
     def message(self, source: object, addr: int, size: int, data: int) -> bool:
         """Handle a write, if it is one to the window; return whether it is.
 
@@ -68,6 +65,6 @@ class Interrupts:
             self.delivered += 1
             handler()
             return True
-        within = self.covers(addr, size)
+        within = addr < self.base + MSI_SIZE and self.base < addr + size
         self.spurious += within
         return within
