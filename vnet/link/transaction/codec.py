@@ -16,6 +16,11 @@ from vnet.link.transaction.fields import (
     DOUBLEWORD,
     MESSAGES,
     PAGE,
+    TYPE_COMPLETION,
+    TYPE_CONFIG0,
+    TYPE_CONFIG1,
+    TYPE_MEMORY,
+    TYPE_MESSAGE,
     UNSUPPORTED_TYPES,
     AddressType,
     Attribute,
@@ -39,8 +44,6 @@ _WORDS3, _WORDS4 = struct.Struct(">III"), struct.Struct(">IIQ")
 _LONG, _DATA = 1, 2
 """Bits of Fmt: a header of four doublewords, data behind the header."""
 _PREFIX = 4
-_MEMORY, _CONFIG, _CONFIG1, _COMPLETION, _MESSAGE = 0x00, 0x04, 0x05, 0x0A, 0x10
-"""Values of Type; that of messages has the routing in its lowest three bits."""
 _LOW_ADDRESS = 0xFFFF_FFFC
 _HIGH_ADDRESS = _LOW_ADDRESS | 0xFFFF_FFFF << 32
 _LOG_SIZE = 16
@@ -69,7 +72,7 @@ def _second_word(header: Header, low: int) -> int:
 
 def _memory_header(packet: MemoryRead | MemoryWrite, fmt: int, length: int) -> bytes:
     form, fmt = (_WORDS4, fmt | _LONG) if packet.wide else (_WORDS3, fmt)
-    first = _first_word(_MEMORY, packet.header, fmt, length, packet.address_type)
+    first = _first_word(TYPE_MEMORY, packet.header, fmt, length, packet.address_type)
     return form.pack(first, _second_word(packet.header, packet.last << 4 | packet.first), packet.address)
 
 
@@ -81,14 +84,14 @@ def _header(packet: Tlp, data: bytes) -> bytes:
         case MemoryWrite():
             return _memory_header(packet, fmt, length)
         case ConfigRead() | ConfigWrite():
-            first = _first_word(_CONFIG + packet.config_type, header, fmt, 1)
+            first = _first_word(TYPE_CONFIG0 + packet.config_type, header, fmt, 1)
             return _WORDS3.pack(first, _second_word(header, packet.enabled), packet.target << 16 | packet.register)
         case Completion():
-            first = _first_word(_COMPLETION, header, fmt, length)
+            first = _first_word(TYPE_COMPLETION, header, fmt, length)
             second = packet.completer << 16 | packet.status << 13 | packet.byte_count & 0xFFF  # 4096 is sent as 0
             return _WORDS3.pack(first, second, _second_word(header, packet.lower_address))
         case Message():
-            first = _first_word(_MESSAGE + MESSAGES[packet.code].routing, header, fmt | _LONG, length)
+            first = _first_word(TYPE_MESSAGE + MESSAGES[packet.code].routing, header, fmt | _LONG, length)
             return _WORDS4.pack(first, _second_word(header, packet.code), 0)
 
 
@@ -190,10 +193,10 @@ def _message(fields: _Fields) -> Tlp:
 _STATUSES = frozenset(CompletionStatus)
 _CODES = frozenset(MessageCode)
 _PARSERS: dict[tuple[int, int], Callable[[_Fields], Tlp]] = {
-    **{(fmt, _MEMORY): _memory for fmt in (0, _LONG, _DATA, _DATA | _LONG)},
-    **{(fmt, kind): _config for fmt in (0, _DATA) for kind in (_CONFIG, _CONFIG1)},
-    **{(fmt, _COMPLETION): _completion for fmt in (0, _DATA)},
-    **{(fmt | _LONG, _MESSAGE + routing): _message for fmt in (0, _DATA) for routing in range(6)},
+    **{(fmt, TYPE_MEMORY): _memory for fmt in (0, _LONG, _DATA, _DATA | _LONG)},
+    **{(fmt, kind): _config for fmt in (0, _DATA) for kind in (TYPE_CONFIG0, TYPE_CONFIG1)},
+    **{(fmt, TYPE_COMPLETION): _completion for fmt in (0, _DATA)},
+    **{(fmt | _LONG, TYPE_MESSAGE + routing): _message for fmt in (0, _DATA) for routing in range(6)},
 }
 """Parsers by (Fmt, Type)."""
 

@@ -18,6 +18,12 @@ __all__ = [
     "PAGE",
     "Routing",
     "SIZES",
+    "TYPE_COMPLETION",
+    "TYPE_CONFIG0",
+    "TYPE_CONFIG1",
+    "TYPE_LOCKED_COMPLETION",
+    "TYPE_MEMORY",
+    "TYPE_MESSAGE",
     "TlpKind",
     "UNSUPPORTED_TYPES",
 ]
@@ -28,6 +34,9 @@ PAGE = 4096
 """Bytes: no memory request crosses a boundary of this size, and no packet carries more data."""
 SIZES = (128, 256, 512, 1024, 2048, PAGE)
 """Permitted maximum payload and read request sizes, in bytes."""
+TYPE_MEMORY, TYPE_CONFIG0, TYPE_CONFIG1 = 0x00, 0x04, 0x05
+TYPE_COMPLETION, TYPE_LOCKED_COMPLETION, TYPE_MESSAGE = 0x0A, 0x0B, 0x10
+"""Values of Type; that of messages has the routing in its lowest three bits."""
 
 
 class TlpKind(Enum):
@@ -124,8 +133,8 @@ UNSUPPORTED_TYPES: Mapping[tuple[int, int], str] = {
     (1, 0x01): "a locked memory read",
     (0, 0x02): "an I/O read",
     (2, 0x02): "an I/O write",
-    (0, 0x0B): "a completion of a locked read",
-    (2, 0x0B): "a completion of a locked read",
+    (0, TYPE_LOCKED_COMPLETION): "a completion of a locked read",
+    (2, TYPE_LOCKED_COMPLETION): "a completion of a locked read",
     **{(fmt, kind): "an atomic operation" for fmt in (2, 3) for kind in (0x0C, 0x0D, 0x0E)},
     (2, 0x1B): "a deferrable memory write",
     (3, 0x1B): "a deferrable memory write",

@@ -10,7 +10,14 @@ from typing import Generic, TypeVar
 import attrs
 
 from vnet.link.transaction.errors import UnexpectedCompletion
-from vnet.link.transaction.fields import DOUBLEWORD, TlpKind
+from vnet.link.transaction.fields import (
+    DOUBLEWORD,
+    TYPE_COMPLETION,
+    TYPE_LOCKED_COMPLETION,
+    TYPE_MEMORY,
+    TYPE_MESSAGE,
+    TlpKind,
+)
 
 __all__ = ["CREDIT", "FLOWS", "TAGS", "Credits", "Flow", "TagTable", "Taken", "taken_by"]
 
@@ -18,10 +25,6 @@ CREDIT = 16
 """Bytes of data that one data credit stands for."""
 TAGS: Mapping[int, range] = {5: range(32), 8: range(256), 10: range(256, 1024)}
 """Usable tags by their bits; those of 10 bits have a bit of the upper two set (2.2.6.2)."""
-
-
-_COMPLETIONS, _MESSAGES = (0x0A, 0x0B), 0x10
-"""Values of Type; that of messages has the routing in its lowest three bits."""
 
 
 class Flow(Enum):
@@ -65,9 +68,9 @@ def taken_by(packet: bytes) -> Taken:
     word = int.from_bytes(packet[:DOUBLEWORD], "big")
     kind, with_data = word >> 24 & 0x1F, word >> 30 & 1
     data = -(-(word & 0x3FF or 1024) * DOUBLEWORD // CREDIT) if with_data else 0
-    if kind in _COMPLETIONS:
+    if kind in (TYPE_COMPLETION, TYPE_LOCKED_COMPLETION):
         flow = Flow.COMPLETION
-    elif (kind == 0 and with_data) or kind & ~7 == _MESSAGES:
+    elif (kind == TYPE_MEMORY and with_data) or kind & ~7 == TYPE_MESSAGE:
         flow = Flow.POSTED
     else:
         flow = Flow.NON_POSTED
