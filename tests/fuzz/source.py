@@ -60,3 +60,18 @@ class Source:
     def blob(self, longest: int) -> bytes:
         """Return bytes behind their number, at most ``longest`` and at most those that are left."""
         return self.take(min(self.number(2), longest, self.left))
+
+    def cut(self, data: bytes | bytearray) -> list[memoryview]:
+        """Return the data as up to four views, none of them empty, as rings have them."""
+        rest, parts = memoryview(data), []
+        for _ in range(self.byte() & 3):
+            at = self.number(1) % (len(rest) + 1)
+            parts.append(rest[:at])
+            rest = rest[at:]
+        return [part for part in [*parts, rest] if len(part)]
+
+    def overwrite(self, area: memoryview | bytearray) -> None:
+        """Write a number of up to 8 bytes into an area, at a multiple of its size; cut it to a smaller area."""
+        size = 1 << self.byte() % 4
+        at = self.number(1) % (len(area) // size) * size if size <= len(area) else 0
+        area[at : at + size] = self.number(size).to_bytes(size, "little")[: len(area)]

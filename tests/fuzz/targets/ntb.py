@@ -47,7 +47,7 @@ def ntb_session(data: bytes) -> None:
 async def _step(source: Source, hosts: ThreeHosts, vhost: Puppet, down: set[int]) -> None:
     act, ntb = source.byte(), vhost.ntb
     if act < 0x90:
-        spad, value = source.pick(WORDS), source.number(4) & 0xFFFF_FFFF
+        spad, value = source.pick(WORDS), source.number(4)
         (ntb.spad_write if act & 1 else ntb.peer_spad_write)(spad, value)
     elif act < 0xB0:
         _ring(ntb, source.number(2) & ntb.db_valid_mask)
@@ -64,7 +64,7 @@ async def _step(source: Source, hosts: ThreeHosts, vhost: Puppet, down: set[int]
     elif act < 0xF0:
         vhost.answering = bool(act & 1)
     else:
-        vhost.show({source.pick(WORDS): source.number(4) & 0xFFFF_FFFF} if act & 1 else None)
+        vhost.show({source.pick(WORDS): source.number(4)} if act & 1 else None)
 
 
 async def _start_link(hosts: ThreeHosts, vhost: Puppet, link: int) -> None:

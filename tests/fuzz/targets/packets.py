@@ -41,16 +41,6 @@ ADDRESSES = bytes((198, 18, 0, 1)), bytes.fromhex("20010002") + bytes(11) + b"\x
 STEPS_MAX = 48
 
 
-def _cut(data: bytes, source: Source) -> list[memoryview]:
-    """Return the data as up to four views, none of them empty, as rings have them."""
-    rest, parts = memoryview(data), []
-    for _ in range(source.byte() & 3):
-        at = source.number(1) % (len(rest) + 1)
-        parts.append(rest[:at])
-        rest = rest[at:]
-    return [part for part in [*parts, rest] if len(part)]
-
-
 def _overlay(template: bytes, source: Source) -> bytes:
     """Return the template with up to 7 of its bytes replaced."""
     changed = bytearray(template)
@@ -70,7 +60,7 @@ def net_header(data: bytes) -> None:
     ethernet = MAC + PEER + source.pick(ETHERTYPES)
     packet = _overlay(source.pick(TEMPLATES), source)
     whole = (header + ethernet + packet + source.rest())[: source.number(2) if more & 0x20 else None]
-    head, rest = whole[:HEAD], _cut(whole[HEAD:], source)
+    head, rest = whole[:HEAD], source.cut(whole[HEAD:])
     size = len(whole)
     low, high, clean, _ = rules.judge(head)
     if not low <= size <= high:
@@ -198,10 +188,10 @@ def blk_request(data: bytes) -> None:
     """Request chains of a disk: whatever passes lies inside of the disk and of the chain."""
     source = Source(data)
     limits = BlkLimits(
-        source.number(2), source.word(8), bool(source.flag()), source.number(2), source.number(1), source.number(4)
+        source.number(2), source.word(8), source.flag(), source.number(2), source.number(1), source.number(4)
     )
-    readable = _cut(source.blob(200), source)
-    writable = _cut(bytes(source.number(2)), source)
+    readable = source.cut(source.blob(200))
+    writable = source.cut(bytes(source.number(2)))
     try:
         parsed = VhostBlkRequest.parse((3, readable, writable), limits)
     except BadChain:

@@ -162,11 +162,11 @@ def mailbox(data: bytes) -> None:
             elif act < 0x80:
                 host.ask_queue(act & 7, source.byte())
             elif act < 0xA0:
-                host.place(act & 1, source.number(2) & 0xFFFF, source.number(2))
+                host.place(act & 1, source.number(2), source.number(2))
             else:
                 size = 1 << (act & 3)
                 at = source.number(2) % (MAILBOX_END // size) * size
-                host.put((at, size), source.number(size) & (1 << 8 * size) - 1)
+                host.put((at, size), source.number(size))
             assert not device.status & ~sum(Status)
         assert all(0 <= value for value in host.epf.registers().values())
         device.reset()
@@ -200,7 +200,7 @@ def ntb_offer(data: bytes) -> None:
     honest = {**SESSION.emit(), **Answer(5, Addr(MIB), 64, 1 << 16).emit()}
     spads = honest if source.flag() else {}
     for _ in range(source.byte() & 31):
-        spads[source.pick(WORDS)] = source.number(4) & 0xFFFF_FFFF
+        spads[source.pick(WORDS)] = source.number(4)
 
     def read(spad: int) -> int:
         return spads.get(spad, 0)

@@ -46,12 +46,9 @@ def _areas(rig: AnyRig) -> list[tuple[int, int]]:
 
 
 def _write(rig: AnyRig, source: Source, areas: list[tuple[int, int]]) -> None:
-    """Write a number of up to 8 bytes, at a multiple of its size, into one of the areas."""
+    """Write a number into one of the areas."""
     start, length = source.pick(areas)
-    size = 1 << source.byte() % 4
-    at = source.number(1) % (length // size) * size if size <= length else 0
-    value = source.number(size) & (1 << 8 * size) - 1
-    rig.memory.view(Addr(start), length, True)[at : at + size] = value.to_bytes(size, "little")[:length]
+    source.overwrite(rig.memory.view(Addr(start), length, True))
 
 
 def _write_desc(rig: AnyRig, source: Source, areas: list[tuple[int, int]]) -> None:

@@ -26,6 +26,7 @@ from support.rigs.vfio_user import Bench as VfioBench
 from support.rigs.vfio_user import Client
 from support.rigs.vfio_user import open_bench as open_vfio_bench
 from support.rigs.vhost_user import MIB, NUM, Bench, FrontEnd, HungUp, R, open_bench, request
+from vnet.linux.memory import HostMemory
 from vnet.testing.blk import StubbornStore
 from vnet.vfio_user.constants import HeaderFlag as VfioFlag
 
@@ -44,14 +45,10 @@ def _plug() -> BlkPlug:
     return BlkPlug(StubbornStore(MIB))
 
 
-def _write_ring(source: Source, memory: object, areas: Sequence[tuple[int, int]]) -> None:
+def _write_ring(source: Source, memory: HostMemory, areas: Sequence[tuple[int, int]]) -> None:
     """Write a number into an area of a ring."""
     start, length = source.pick(areas)
-    size = 1 << source.byte() % 4
-    at = source.number(1) % (length // size) * size if size <= length else 0
-    value = source.number(size) & (1 << 8 * size) - 1
-    view: memoryview = memory.view(Addr(start), length, True)  # type: ignore[attr-defined]
-    view[at : at + size] = value.to_bytes(size, "little")[:length]
+    source.overwrite(memory.view(Addr(start), length, True))
 
 
 def _mutated(body: bytes, source: Source) -> bytes:
@@ -60,7 +57,7 @@ def _mutated(body: bytes, source: Source) -> bytes:
     for _ in range(source.byte() & 3 if changed else 0):
         size = min(1 << source.byte() % 4, len(changed))
         at = source.byte() % (len(changed) // size) * size
-        changed[at : at + size] = (source.number(size) & (1 << 8 * size) - 1).to_bytes(size, "little")
+        changed[at : at + size] = source.number(size).to_bytes(size, "little")
     return bytes(changed)
 
 
@@ -104,7 +101,7 @@ async def _user_step(front: FrontEnd, source: Source) -> None:
         fds = [source.pick((front.memory.fd, ring.kick_fd, ring.err_fd)) for _ in range(source.byte() & 3)]
     flags = 1 | (UserFlag.NEED_REPLY if act & 0x20 else 0)
     number = source.number(4) if act & 0x50 == 0x50 else int(kind)
-    await front.send(struct.pack("<III", number & 0xFFFF_FFFF, flags, len(body)) + body, fds)
+    await front.send(struct.pack("<III", number, flags, len(body)) + body, fds)
     if act & 0x20 or FRONTEND_MESSAGES[kind].answer is not None:
         with trio.move_on_after(ANSWER):
             await _any_answer(front)
@@ -166,7 +163,7 @@ async def _vfio_step(client: Client, source: Source) -> None:
     fds = [source.pick((client.memory.fd, client.call_fd)) for _ in range(source.byte() & 1 if act & 0x80 else 0)]
     flags = VfioFlag.NO_REPLY if act & 0x40 else 0
     size = 16 + len(body) if act & 0x20 else source.number(4)
-    await client.send(struct.pack("<HHIII", 7, command, size & 0xFFFF_FFFF, flags, 0) + body, fds)
+    await client.send(struct.pack("<HHIII", 7, command, size, flags, 0) + body, fds)
     if not flags:
         with trio.move_on_after(ANSWER):
             for handle in (await client.receive()).handles:

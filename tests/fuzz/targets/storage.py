@@ -62,21 +62,12 @@ def _check_io(io: Io, size: int, out: int, room: int) -> None:
         assert 0 <= extent.offset <= extent.offset + extent.size <= size
 
 
-def _pieces(source: Source, data: bytes) -> list[memoryview]:
-    view, parts = memoryview(bytearray(data)), []
-    for _ in range(source.byte() & 3):
-        at = source.number(1) % (len(view) + 1)
-        parts.append(view[:at])
-        view = view[at:]
-    return [part for part in [*parts, view] if len(part)]  # as rings have them
-
-
 def scsi_request(data: bytes) -> None:
     """Chains of the request queue and of the control queue, and the sense data of a device."""
     source = Source(data)
     config = ScsiConfig(cdb_size=source.number(1), sense_size=source.number(1))
-    readable = _pieces(source, source.blob(200))
-    writable = _pieces(source, bytes(source.number(1)))
+    readable = source.cut(source.blob(200))
+    writable = source.cut(bytearray(source.number(1)))
     chain = 5, readable, writable
     try:
         request = VhostScsiRequest.parse(chain, config)
@@ -111,9 +102,7 @@ def _inflight(data: bytes, packed: bool) -> None:
     before.publish()
     before.close()
     for _ in range(source.byte() & 7):
-        size = 1 << (source.byte() & 3)
-        at = source.number(1) % (len(log) // size) * size
-        log[at : at + size] = (source.number(size) & (1 << 8 * size) - 1).to_bytes(size, "little")
+        source.overwrite(log)
     device = rig.device(source.byte() & 1)
     try:
         ring = form.with_log(device, memoryview(log), 4)
