@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar, cast
 
 import attrs
@@ -45,7 +46,7 @@ from vnet.vfio_user.client.session import ClientSession
 from vnet.vfio_user.constants import Command
 from vnet.vfio_user.payloads import Refused
 
-M = TypeVar("M")
+M = TypeVar("M", vhost_user.UserMessage, vfio_user.Message)
 PIECES_MAX = 64
 """Pieces in which a stream arrives, and messages of a test."""
 
@@ -61,6 +62,39 @@ def _pieces(source: Source) -> Iterator[bytes]:
         if at >= len(data):
             return
     yield data[at:]
+
+
+def _converse(
+    source: Source,
+    assembler: FrameAssembler[M],
+    build: Callable[[], tuple[bytes, int]],
+    take: Callable[[M], object],
+    refused: type[Exception],
+) -> None:
+    """Feed messages that ``build`` makes, with a number of file descriptors each, and give whole ones to ``take``.
+
+    ``refused`` is the error with which ``take`` refuses a message. All file descriptors are closed at the end.
+    """
+    handles: list[CountedHandle] = []
+    try:
+        for _ in range(PIECES_MAX):
+            if not source.left:
+                break
+            data, given = build()
+            message = _feed(assembler, data, handles, given)
+            if message is None:
+                continue
+            try:
+                take(message)
+            except refused:
+                pass
+            finally:
+                message.close()
+    except ProtocolError:
+        pass
+    finally:
+        assembler.close()
+    assert not handles
 
 
 def _feed(assembler: FrameAssembler[M], data: bytes, handles: list[CountedHandle], given: int) -> M | None:
@@ -79,72 +113,47 @@ VFIO_USER = struct.Struct("<HHIII")
 
 def vhost_user_messages(data: bytes) -> None:
     """Messages of a front end and of a back end: headers, bodies, and how many file descriptors come along."""
-    source, handles = Source(data), list[CountedHandle]()
+    source = Source(data)
     backend, replies = source.flag(), source.flag()
     types = vhost_user.BACKEND_MESSAGES if backend else vhost_user.FRONTEND_MESSAGES
-    assembler = vhost_user.Assembler(types, replies=replies)
-    try:
-        for _ in range(PIECES_MAX):
-            if not source.left:
-                break
-            request, given = source.byte() & 0x3F, source.byte()
-            body = source.blob(120)
-            flags = 1 | (4 if replies else 8) if given & 0x10 else source.number(4)
-            header = VHOST_USER.pack(request, flags, len(body) if given & 0x20 else source.number(4))
-            message = _feed(assembler, header + body, handles, given & 3)
-            if message is None:
-                continue
-            try:
-                if replies:
-                    request = message.request if message.request in types else next(iter(types))
-                    vhost_user.parse_reply(message, request, types)
-                else:
-                    vhost_user.parse(message, types)
-            except MessageRefused:
-                pass
-            finally:
-                message.close()
-    except ProtocolError:
-        pass
-    finally:
-        assembler.close()
-    assert not handles
+
+    def build() -> tuple[bytes, int]:
+        request, given = source.byte() & 0x3F, source.byte()
+        body = source.blob(120)
+        flags = 1 | (4 if replies else 8) if given & 0x10 else source.number(4)
+        header = VHOST_USER.pack(request, flags, len(body) if given & 0x20 else source.number(4))
+        return header + body, given & 3
+
+    def take(message: vhost_user.UserMessage) -> None:
+        if replies:
+            request = message.request if message.request in types else next(iter(types))
+            vhost_user.parse_reply(message, request, types)
+        else:
+            vhost_user.parse(message, types)
+
+    _converse(source, vhost_user.Assembler(types, replies=replies), build, take, MessageRefused)
 
 
 def vfio_user_messages(data: bytes) -> None:
     """Commands of a client in each state of a session, replies and commands of a server."""
-    source, handles = Source(data), list[CountedHandle]()
+    source = Source(data)
     server, state = source.flag(), source.pick(list(vfio_user.SessionState))
-    assembler = vfio_user.Assembler(server=server)
     client = ClientSession()
-    try:
-        for _ in range(PIECES_MAX):
-            if not source.left:
-                break
-            command, given = source.byte() & 0x1F, source.byte()
-            body = source.blob(200)
-            flags = int(server) if given & 0x10 else source.number(1)
-            size = 16 + len(body) if given & 0x20 else source.number(4)
-            header = VFIO_USER.pack(source.number(2), command, size, flags, source.number(1))
-            vfio_user.declared_size(header)
-            vfio_user.parse_posted(header + body)
-            message = _feed(assembler, header + body, handles, given & 3)
-            if message is None:
-                continue
-            try:
-                _take(message, state, client)
-            except Refused:
-                pass
-            finally:
-                message.close()
-    except ProtocolError:
-        pass
-    finally:
-        assembler.close()
-    assert not handles
+
+    def build() -> tuple[bytes, int]:
+        command, given = source.byte() & 0x1F, source.byte()
+        body = source.blob(200)
+        flags = int(server) if given & 0x10 else source.number(1)
+        size = 16 + len(body) if given & 0x20 else source.number(4)
+        header = VFIO_USER.pack(source.number(2), command, size, flags, source.number(1))
+        vfio_user.declared_size(header)
+        vfio_user.parse_posted(header + body)
+        return header + body, given & 3
+
+    _converse(source, vfio_user.Assembler(server=server), build, partial(_take, state, client), Refused)
 
 
-def _take(message: vfio_user.Message, state: vfio_user.SessionState, client: ClientSession) -> None:
+def _take(state: vfio_user.SessionState, client: ClientSession, message: vfio_user.Message) -> None:
     if not message.is_reply:
         vfio_user.parse(message, state)
     elif message.command in vfio_user.SERVER_MESSAGES:
@@ -162,8 +171,6 @@ def _take(message: vfio_user.Message, state: vfio_user.SessionState, client: Cli
 
 NBD_SIZE = 1 << 20
 NBD_FLAGS = sum(TransmissionFlag) & ~TransmissionFlag.READ_ONLY
-
-
 NBD_OPTIONS = 1, 2, 3, 6, 7, 8, 9
 NBD_COMMAND = struct.Struct(">IHHQQI")
 
@@ -176,11 +183,11 @@ def _client(source: Source) -> bytes:
         if source.flag():
             name = source.pick((b"", b"disk0", b"other"))
             body = len(name).to_bytes(4, "big") + name + source.pick((b"\0\0", b"\0\1\0\3", b"\0\2\0\0\0\1"))
-        size = len(body) if source.flag() else source.number(4) & 0xFFFF_FFFF
+        size = len(body) if source.flag() else source.number(4)
         parts.append(b"IHAVEOPT" + struct.pack(">II", source.pick(NBD_OPTIONS), size) + body)
     while source.left:
-        flags, kind, size = source.byte() & 7, source.byte() % 9, source.number(2) & 0xFFFF
-        offset = source.number(8) & (1 << 64) - 1
+        flags, kind, size = source.byte() & 7, source.byte() % 9, source.number(2)
+        offset = source.number(8)
         parts.append(NBD_COMMAND.pack(0x25609513, flags, kind, 7, offset, size) + source.blob(64))
     return b"".join(parts)
 
@@ -292,7 +299,7 @@ def _capture(source: Source) -> bytes:
         changed = bytearray(source.pick(BLOCKS))
         for _ in range(source.byte() & 3):
             at = source.byte() % (len(changed) // 4) * 4
-            changed[at : at + 4] = (source.number(4) & 0xFFFF_FFFF).to_bytes(4, "little")
+            changed[at : at + 4] = source.number(4).to_bytes(4, "little")
         parts.append(bytes(changed))
     return b"".join(parts)
 
