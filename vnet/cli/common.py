@@ -17,7 +17,6 @@ from drivers.errors import DriverError
 from rings.errors import MemoryFault
 from vnet.cli.live_names import complete_systems
 from vnet.errors import SUDO, ConfigError, ControlError, PrivilegeError, TrafficError
-from vnet.linux.privileges.rootless import gives_interfaces
 from vnet.names import NAME, NAME_RULE
 
 __all__ = ["EXPECTED", "check_name", "errors_in_one_line", "lines", "name_option", "one_line"]
@@ -96,8 +95,11 @@ def one_line(error: BaseException) -> str:
 def _granting_command() -> str:
     """Return the command that does the same with the rights it needs: as root, or in a user namespace if it can."""
     context = click.get_current_context(silent=True)
-    if context is not None and context.params.get("in_namespace") is False and os.geteuid() and gives_interfaces():
-        return f"{context.command_path} --rootless {shlex.join(sys.argv[2:])}".rstrip()
+    if context is not None and context.params.get("in_namespace") is False and os.geteuid():
+        from vnet.linux.privileges.rootless import gives_interfaces  # imports subprocess: completion is to be fast
+
+        if gives_interfaces():
+            return f"{context.command_path} --rootless {shlex.join(sys.argv[2:])}".rstrip()
     return f"{SUDO} {shlex.join(sys.argv[1:])}"
 
 
