@@ -14,7 +14,10 @@ from vnet.system.claim import clean_up
 
 __all__ = ["Keeper", "keeper"]
 
-LINE_MAX = 1 << 20
+END = b"\n\n"
+"""End of the list, whose lines begin with a line feed each."""
+READ_MAX = 1 << 20
+"""Bytes of one read."""
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -26,8 +29,8 @@ class Keeper:
 
     def keep(self) -> None:
         """Hand over all namespaces that this process has made and not removed, once, before it gives up its rights."""
-        lines = "".join(f"{name} {device} {inode}\n" for name, (device, inode) in made_namespaces().items())
-        os.write(self._fd, lines.encode() + b"\n")
+        lines = (f"\n{name} {device} {inode}" for name, (device, inode) in made_namespaces().items())
+        os.write(self._fd, "".join(lines).encode() + END)
 
 
 @contextmanager
@@ -59,18 +62,23 @@ def _keep(fd: int, name: str) -> None:
         null = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
             os.dup2(null, stream)
-        text = b""
-        while not text.endswith(b"\n\n") and (part := os.read(fd, LINE_MAX)):
-            text = (text + part) if text or part != b"\n" else b"\n\n"
-        while os.read(fd, LINE_MAX):  # what comes later is not believed: its writer has given up its rights
-            pass
-        for line in text.decode().split("\n"):
-            if line:
-                netns, device, inode = line.split(" ")
-                with contextlib.suppress(OSError):
-                    remove_made(netns, (int(device), int(inode)))
+        for netns, made in _take_list(fd).items():
+            with contextlib.suppress(OSError):
+                remove_made(netns, made)
         with contextlib.suppress(ControlError, OSError):
             clean_up(name)
         status = 0
     finally:
         os._exit(status)
+
+
+def _take_list(fd: int) -> dict[str, tuple[int, int]]:
+    """Return the list of `Keeper.keep`, once its writer has ended; an empty one if it ended before that."""
+    text = b""
+    while END not in text and (part := os.read(fd, READ_MAX)):
+        text += part
+    while os.read(fd, READ_MAX):
+        pass
+    lines, end, _ = text.partition(END)  # what follows is not believed: its writer has given up its rights
+    named = (line.split(" ") for line in lines.decode().split("\n")[1:]) if end else ()
+    return {netns: (int(device), int(inode)) for netns, device, inode in named}
