@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 __all__ = ["CLONE_NEWNET", "CLONE_NEWNS", "CLONE_NEWUSER", "MS_BIND", "MS_NODEV", "MS_NOSUID", "MS_RDONLY", "MS_REC"]
-__all__ += ["MS_SHARED", "MS_SLAVE", "mount", "setns", "setns_of", "umount", "unshare"]
+__all__ += ["LIBC", "MS_SHARED", "MS_SLAVE", "check", "mount", "setns", "setns_of", "umount", "unshare"]
 
 CLONE_NEWNS = 0x20000
 CLONE_NEWUSER = 0x10000000
@@ -19,40 +19,43 @@ MS_NOSUID, MS_NODEV = 0x2, 0x4
 MS_RDONLY, MS_BIND, MS_REC, MS_SLAVE, MS_SHARED = 0x1, 0x1000, 0x4000, 0x80000, 0x100000
 MNT_DETACH = 2
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC = ctypes.CDLL(None, use_errno=True)
+"""The C library."""
 
 
 def unshare(flags: int) -> None:
     """Move the calling thread to new namespaces of these kinds."""
-    _check(_LIBC.unshare(flags), None)
+    check(LIBC.unshare(flags))
 
 
 def setns(path: Path, kind: int) -> None:
     """Move the calling thread to the namespace of this kind at ``path``."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _check(_LIBC.setns(fd, kind), path)
+        check(LIBC.setns(fd, kind), path)
     finally:
         os.close(fd)
 
 
 def setns_of(process: int, kinds: int) -> None:
     """Move the calling thread to the namespaces of these kinds of the process that a pidfd refers to."""
-    _check(_LIBC.setns(process, kinds), None)
+    check(LIBC.setns(process, kinds))
 
 
 def mount(source: Path | None, target: Path, kind: str | None = None, flags: int = 0) -> None:
     """Mount ``source`` at ``target``, or change how that is mounted."""
     words = (None if word is None else os.fsencode(word) for word in (source, target, kind))
-    _check(_LIBC.mount(*words, ctypes.c_ulong(flags), None), target)
+    check(LIBC.mount(*words, ctypes.c_ulong(flags), None), target)
 
 
 def umount(target: Path) -> None:
     """Detach ``target`` at once; open files keep the file system mounted out of sight."""
-    _check(_LIBC.umount2(os.fsencode(target), MNT_DETACH), target)
+    check(LIBC.umount2(os.fsencode(target), MNT_DETACH), target)
 
 
-def _check(result: int, path: Path | None) -> None:
+def check(result: int, path: Path | None = None) -> int:
+    """Return the result of a call of `LIBC`. Raises OSError, with the path, if it is negative."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), None if path is None else str(path))
+    return result

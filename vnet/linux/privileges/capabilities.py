@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 from contextlib import suppress
+
+from vnet.linux.syscalls import LIBC, check
 
 __all__ = ["drop_capabilities"]
 
@@ -13,8 +14,6 @@ PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL =
 CAPABILITIES_MAX = 64
 VERSION_3 = 0x20080522
 """_LINUX_CAPABILITY_VERSION_3: three sets of 64 bits."""
-
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def drop_capabilities() -> None:
@@ -29,15 +28,9 @@ def drop_capabilities() -> None:
                 break  # the kernel has no more
     _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     header = (ctypes.c_uint32 * 2)(VERSION_3, 0)
-    _check(_LIBC.capset(header, (ctypes.c_uint32 * 6)()))
+    check(LIBC.capset(header, (ctypes.c_uint32 * 6)()))
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
 def _prctl(option: int, value: int) -> None:
-    _check(_LIBC.prctl(option, *map(ctypes.c_ulong, (value, 0, 0, 0))))
-
-
-def _check(result: int) -> None:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    check(LIBC.prctl(option, *map(ctypes.c_ulong, (value, 0, 0, 0))))

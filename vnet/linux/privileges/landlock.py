@@ -14,6 +14,8 @@ from pathlib import Path
 
 import attrs
 
+from vnet.linux.syscalls import LIBC, check
+
 __all__ = ["Access", "FileRule", "Ruleset", "landlock_version"]
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
@@ -24,8 +26,7 @@ NET_SINCE, SCOPE_SINCE = 4, 6
 """Versions since which TCP and abstract sockets of others can be forbidden."""
 NET_ALL, SCOPE_ABSTRACT_SOCKETS = 3, 1
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_LIBC.syscall.restype = ctypes.c_long
+LIBC.syscall.restype = ctypes.c_long
 
 
 class Access(IntFlag):
@@ -74,7 +75,7 @@ class _PathBeneath(ctypes.Structure):
 
 def landlock_version() -> int:
     """Return the kernel's version of Landlock; 0 if it has none or it is off."""
-    version: int = _LIBC.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), CREATE_RULESET_VERSION)
+    version: int = LIBC.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), CREATE_RULESET_VERSION)
     return max(version, 0)
 
 
@@ -93,7 +94,7 @@ class Ruleset:
         attr = _RulesetAttr(
             handled, NET_ALL if version >= NET_SINCE else 0, SCOPE_ABSTRACT_SOCKETS if version >= SCOPE_SINCE else 0
         )
-        self._fd = _check(_LIBC.syscall(CREATE_RULESET, ctypes.byref(attr), ctypes.sizeof(attr), 0))
+        self._fd = check(LIBC.syscall(CREATE_RULESET, ctypes.byref(attr), ctypes.sizeof(attr), 0))
         try:
             for rule in rules:
                 self._allow(rule, handled)
@@ -110,20 +111,13 @@ class Ruleset:
             access = rule.access & handled
             beneath = _PathBeneath(access if rule.path.is_dir() else access & OF_FILES, fd)
             if beneath.access:
-                _check(_LIBC.syscall(ADD_RULE, self._fd, RULE_PATH_BENEATH, ctypes.byref(beneath), 0))
+                check(LIBC.syscall(ADD_RULE, self._fd, RULE_PATH_BENEATH, ctypes.byref(beneath), 0))
         finally:
             os.close(fd)
 
     def restrict(self) -> None:
         """Restrict the calling thread, which must have no_new_privs or CAP_SYS_ADMIN. Raises OSError."""
-        _check(_LIBC.syscall(RESTRICT_SELF, self._fd, 0))
+        check(LIBC.syscall(RESTRICT_SELF, self._fd, 0))
 
     def close(self) -> None:
         os.close(self._fd)
-
-
-def _check(result: int) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result
