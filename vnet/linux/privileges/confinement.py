@@ -18,8 +18,8 @@ from vnet.linux.privileges.capabilities import drop_capabilities
 from vnet.linux.privileges.landlock import Ruleset, landlock_version
 from vnet.linux.privileges.seccomp import filter_calls, why_no_filter
 
-__all__ = ["OFF", "RESTART", "Rights", "confine", "is_confined", "name_sandbox", "rights_left", "why_impossible"]
-__all__ += ["why_incomplete"]
+__all__ = ["DENIED", "OFF", "RESTART", "Rights", "confine", "is_confined", "name_sandbox", "rights_left"]
+__all__ += ["why_impossible", "why_incomplete"]
 
 ROUNDS = 100
 """Attempts to reach all threads; a thread that works is reached once it has finished."""
@@ -34,6 +34,7 @@ OFF = "--sandbox=off"
 """Option that leaves a process its rights."""
 RESTART = f"start it with {OFF} for that"
 DENIED = {errno.EACCES, errno.EPERM}
+"""Errors with which the kernel refuses a right."""
 _CONFINED = threading.Event()
 
 

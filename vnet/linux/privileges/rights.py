@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 
 from vnet.errors import SUDO, PrivilegeError
-from vnet.linux.privileges.confinement import OFF, is_confined
+from vnet.linux.privileges.confinement import DENIED, OFF, is_confined
 
 __all__ = ["CONTAINER", "NAMES", "NET_ADMIN", "SYS_ADMIN", "has_capability", "refusal"]
 
 NET_ADMIN, SYS_ADMIN = 12, 21
 NAMES = {NET_ADMIN: "CAP_NET_ADMIN", SYS_ADMIN: "CAP_SYS_ADMIN"}
 """Names of capabilities by number."""
-DENIED = {errno.EPERM, errno.EACCES}
 CONTAINER = "docker run --cap-add=NET_ADMIN --cap-add=SYS_ADMIN --device=/dev/net/tun"
 """Command that gives root of a container the capabilities it lacks."""
 
