@@ -26,13 +26,6 @@ __all__ = ["PciEndpoints"]
 SIDES = ("primary", "secondary")
 
 
-@attrs.frozen(eq=False)
-class Controller:
-    """An endpoint controller, which has the name of its link."""
-
-    link: str
-
-
 class PciEndpoints:
     """The directory pci_ep of a system."""
 
@@ -52,8 +45,9 @@ class PciEndpoints:
         for name, driver in self._drivers.items():
             self._parents[name] = functions.add(name, Kind(make=self._make), driver)
             functions.link(driver.alias, self._parents[name], fixed=True)
-        start = Attribute("start", lambda controller: str(int(system.is_started(controller.data.link))), self._start)
+        start = Attribute("start", lambda controller: str(int(system.is_started(controller.name))), self._start)
         self._controllers = top.add("controllers", Kind())
+        """Endpoint controllers by the names of their links."""
         self._controller = Kind(attributes(start), allow_link=self._link_function, drop_link=self._unlink_function)
         self._sides = {
             side: Kind(allow_link=partial(self._link_side, side), drop_link=partial(self._unlink_side, side))
@@ -80,7 +74,7 @@ class PciEndpoints:
         for name in self._controllers.children.keys() - links:
             self._lose(name)
         for name in sorted(links - self._controllers.children.keys()):
-            self._controllers.add(name, self._controller, Controller(name))
+            self._controllers.add(name, self._controller)
         for table, name in sorted(parts - self._functions.keys()):
             self._adopt(table, name)
 
@@ -177,28 +171,28 @@ class PciEndpoints:
     async def _link_function(self, controller: Directory, target: Directory) -> None:
         if target.kind not in (self._function, self._ntb):
             raise TreeError(errno.EINVAL, "must lead to a function")
-        await self._bind(target.data, controller.data, "primary")
+        await self._bind(target.data, controller.name, "primary")
 
     async def _unlink_function(self, _: Directory, target: Directory) -> None:
         await self._unbind(target.data, "primary")
 
     async def _link_side(self, side: str, directory: Directory, target: Directory) -> None:
-        if not isinstance(target.data, Controller):
+        if target.kind is not self._controller:
             raise TreeError(errno.EINVAL, "must lead to a controller")
-        await self._bind(directory.data, target.data, side)
+        await self._bind(directory.data, target.name, side)
 
     async def _unlink_side(self, side: str, directory: Directory, _: Directory) -> None:
         await self._unbind(directory.data, side)
 
-    async def _bind(self, function: Function, controller: Controller, side: str) -> None:
-        """Bind a function to a controller; add it to the system if all its controllers are started."""
+    async def _bind(self, function: Function, link: str, side: str) -> None:
+        """Bind a function to the controller of a link; add it to the system if all its controllers are started."""
         if side in function.controllers:
             raise TreeError(errno.EBUSY, f"{function.name} has a {side} controller")
-        if side in SIDES[function.driver.sides :] or controller.link in function.controllers.values():
+        if side in SIDES[function.driver.sides :] or link in function.controllers.values():
             raise TreeError(errno.EINVAL, f"{function.name} can't have it as its {side} controller")
-        if sum(controller.link in other.controllers.values() for other, _ in self._functions.values()) >= MAX_FUNCTIONS:
+        if sum(link in other.controllers.values() for other, _ in self._functions.values()) >= MAX_FUNCTIONS:
             raise TreeError(errno.EINVAL, f"the controller has {MAX_FUNCTIONS} functions")
-        function.controllers[side] = controller.link
+        function.controllers[side] = link
         try:
             if function.complete:
                 function.driver.part(function, self._system.topology)
@@ -213,7 +207,7 @@ class PciEndpoints:
 
     async def _start(self, directory: Directory, text: str) -> None:
         """Start the controller, and add the functions that wait for it; or stop it, which its host sees at once."""
-        link = directory.data.link
+        link = directory.name
         start, started = parse_bool(text), self._system.is_started(link)
         if not start:
             if started:
