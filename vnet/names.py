@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-__all__ = ["FILE_NAME", "NAME", "NAME_MAX", "NAME_RULE", "named"]
+__all__ = ["FILE_NAME", "NAME", "NAME_MAX", "NAME_RULE", "named", "system_option"]
 
 T = TypeVar("T")
 
@@ -18,6 +18,11 @@ NAME_RULE = "must be a lower-case letter, then at most 31 lower-case letters, di
 """Reason given for a bad name."""
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
 """Names of namespaces and interfaces, which the kernel shows as files."""
+
+
+def system_option(system: str) -> str:
+    """Return what follows a command of `vnet` so that it is about this system: nothing if it has the default name."""
+    return "" if system == "vnet" else f" --name {system}"
 
 
 def named(kind: str, things: Mapping[str, T], name: str, error: Callable[[str], Exception], where: str = "") -> T:

@@ -23,6 +23,7 @@ from vnet.cli.view import view_command
 from vnet.errors import settings_of
 from vnet.linux.netns import NETNS_DIR
 from vnet.linux.privileges import rootless
+from vnet.names import system_option
 from vnet.qmp.server import ControlServer
 from vnet.system.claim import claim
 from vnet.system.sandbox import Sandbox
@@ -144,7 +145,7 @@ async def _run(world: World, run: str, confined: Confining) -> int:
 def _hints(world: World) -> Iterator[str]:
     """Yield the commands to try in another shell."""
     topology, name = world.topology, world.name
-    option = "" if name == "vnet" else f" --name {name}"
+    option = system_option(name)
     yield f"{name} is up. In another shell:"
     for device, spec in topology.devices.items():
         hints = spec.hints(name, device, topology.ends(spec))
@@ -157,11 +158,10 @@ def _hints(world: World) -> Iterator[str]:
 
 def _entered(world: World, hints: Iterable[str]) -> Iterator[str]:
     """Yield hints with `vnet exec` in place of `ip netns exec`, which does not find namespaces of a rootless system."""
-    option = "" if world.name == "vnet" else f" --name {world.name}"
     hosts = {world.topology.host_netns(world.name, host): host for host in world.topology.hosts}
     for hint in hints:
         words = hint.split(maxsplit=4)
         if words[:3] != ["ip", "netns", "exec"]:
             yield hint
         elif words[3] in hosts:
-            yield f"vnet exec{option} {hosts[words[3]]} -- {words[4]}"
+            yield f"vnet exec{system_option(world.name)} {hosts[words[3]]} -- {words[4]}"

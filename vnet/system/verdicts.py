@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import attrs
 
 from drivers.bus.virtio import REQUESTED
+from vnet.names import system_option
 from vnet.views.system import DeviceView, QueueView, VerdictView
 
 __all__ = ["OFTEN", "RULES", "STALLED", "VerdictRule", "judge"]
@@ -41,7 +42,7 @@ class VerdictRule:
 
 def judge(system: str, name: str, device: DeviceView) -> VerdictView | None:
     """Return the verdict on the device ``name`` of a system; None if it is well."""
-    option = "" if system == "vnet" else f" --name {system}"
+    option = system_option(system)
     for rule in RULES:
         for queue, text in rule.find(device):
             return VerdictView(rule.name, queue, text, rule.look.format(name=option, device=name, queue=queue).rstrip())

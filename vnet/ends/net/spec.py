@@ -23,7 +23,7 @@ from vnet.ends.base import SideName
 from vnet.errors import FieldError, Keys
 from vnet.linux.netns import IPV6_MIN_MTU, Route
 from vnet.linux.poller import Poller
-from vnet.names import FILE_NAME
+from vnet.names import FILE_NAME, system_option
 from vnet.ports.packet.interface_watch import Watches
 from vnet.ports.packet.memory import MemoryPort
 from vnet.ports.packet.open import PortConfig, open_packet_port
@@ -296,7 +296,7 @@ class NetSpec(PeerSpec):
                 # `vnet exec` only enters a host's own namespace; within one host, the device's end is in another one.
                 for target in targets[:1] if own.netns is None and self.host in (None, host) else ():
                     url = f"[{target}]" if target.version == 6 else str(target)
-                    yield f"vnet exec{'' if system == 'vnet' else f' --name {system}'} {host} -- curl http://{url}/"
+                    yield f"vnet exec{system_option(system)} {host} -- curl http://{url}/"
 
     def macs(self, index: int) -> tuple[bytes, bytes]:
         """Return the MAC addresses at the driver's and the device's end of the system's ``index``-th device."""
