@@ -8,9 +8,8 @@ from typing import Any
 
 import click
 
-from vnet.errors import ConfigError
 from vnet.topology import Topology
-from vnet.topology.reader import from_tables, parse_tables, read_text
+from vnet.topology.reader import from_tables, load_tables, read_tables
 
 __all__ = ["BUILT_IN", "FILE", "open_tables", "open_topology"]
 
@@ -31,10 +30,5 @@ def open_tables(path: Path) -> tuple[str, dict[str, Any]]:
     """Return the name of the file in errors, and its tables, which are not checked. Raises ConfigError, OSError."""
     if str(path) == "-":
         with os.fdopen(0, "rb", closefd=False) as stdin:
-            return STDIN, parse_tables(read_text(stdin, STDIN), STDIN)
-    file = str(path)
-    try:
-        with path.open("rb") as opened:
-            return file, parse_tables(read_text(opened, file), file)
-    except OSError as exc:
-        raise ConfigError(file, "", None, exc.strerror or str(exc)) from None
+            return STDIN, read_tables(stdin, STDIN)
+    return str(path), load_tables(path)

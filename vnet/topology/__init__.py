@@ -2,7 +2,7 @@
 
 from vnet.topology.checks import check
 from vnet.topology.part import part_of
-from vnet.topology.reader import DEFAULT, load, parse, parse_device, read
+from vnet.topology.reader import DEFAULT, load, parse, parse_device
 from vnet.topology.topology import Topology
 
-__all__ = ["DEFAULT", "Topology", "check", "load", "parse", "parse_device", "part_of", "read"]
+__all__ = ["DEFAULT", "Topology", "check", "load", "parse", "parse_device", "part_of"]

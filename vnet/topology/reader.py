@@ -14,7 +14,7 @@ from vnet.topology.join import NOTHING, TABLES, clashes, keys_of, select, union
 from vnet.topology.structure import references, structure
 from vnet.topology.topology import Topology
 
-__all__ = ["DEFAULT", "load", "parse", "parse_device", "parse_unit", "read"]
+__all__ = ["DEFAULT", "load", "parse", "parse_device", "parse_unit"]
 
 FILE_MAX = 16 << 20
 """Largest topology file in bytes: the path may be a device that never ends."""
@@ -26,30 +26,28 @@ DEPTH = 10
 
 def load(path: Path, running: Topology = NOTHING) -> Topology:
     """Return the topology in a file; ``running`` is as of `parse`. Raises ConfigError."""
+    return from_tables(load_tables(path), str(path), running)
+
+
+def load_tables(path: Path) -> dict[str, Any]:
+    """Return the tables in a file, which are not checked. Raises ConfigError."""
     try:
         with path.open("rb") as file:
-            return read(file, str(path), running)
+            return read_tables(file, str(path))
     except OSError as exc:
         raise ConfigError(str(path), "", None, exc.strerror or str(exc)) from None
 
 
-def read(stream: BinaryIO, file: str, running: Topology = NOTHING) -> Topology:
-    """Return the topology in an open file; errors call it ``file``. ``running`` is as of `parse`.
-
-    Raises ConfigError, OSError.
-    """
-    return parse(read_text(stream, file), file, running)
-
-
-def read_text(stream: BinaryIO, file: str) -> str:
-    """Return the text of an open file. Raises ConfigError, OSError."""
-    text = stream.read(FILE_MAX + 1)
-    if len(text) > FILE_MAX:
+def read_tables(stream: BinaryIO, file: str) -> dict[str, Any]:
+    """Return the tables in an open file, which are not checked; ``file`` is its name. Raises ConfigError, OSError."""
+    data = stream.read(FILE_MAX + 1)
+    if len(data) > FILE_MAX:
         raise ConfigError(file, "", None, f"must be at most {FILE_MAX >> 20} MiB long")
     try:
-        return text.decode()
+        text = data.decode()
     except UnicodeDecodeError:
         raise ConfigError(file, "", None, "must be UTF-8 text") from None
+    return parse_tables(text, file)
 
 
 def parse(text: str, file: str = "topology", running: Topology = NOTHING) -> Topology:
