@@ -115,14 +115,14 @@ def _demonstrate(device: str, transport: str, mode: str, seconds: int, name: str
                 with claim(name, topology) if topology.own_netns(name) else nullcontext():
                     return run_until_signal(partial(_run, device, settings, topology, name))
             except (PrivilegeError, PermissionError) as exc:
-                if port in DEMOS[device].ports[-1:] or not port:
+                if port == DEMOS[device].last_port:
                     raise
                 _report_fallback(DEMOS[device], exc)
 
 
 def _is_better_rootless(demo: Demo[Any, Any], port: str) -> bool:
     """Return whether this user lacks root's rights for a port, and has them in a user namespace; then say so."""
-    if not os.geteuid() or port == next(reversed(demo.ports), ""):
+    if not os.geteuid() or port == demo.last_port:
         return False
     try:
         demo.check_port(port)
@@ -136,14 +136,13 @@ def _is_better_rootless(demo: Demo[Any, Any], port: str) -> bool:
 
 def _ports(demo: Demo[Any, Any], port: str) -> Iterator[str]:
     """Yield the kind of port to try, if its programs and rights are present, then the one that needs none."""
-    *_, last = demo.ports or ("",)
-    if port != last:
+    if port != demo.last_port:
         try:
             demo.check_port(port)
             yield port
         except PrivilegeError as exc:
             _report_fallback(demo, exc)
-    yield last
+    yield demo.last_port
 
 
 def _report_fallback(demo: Demo[Any, Any], error: Exception) -> None:

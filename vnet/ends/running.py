@@ -77,6 +77,11 @@ class Demo(Generic[SpecT, EndsT]):
     check_port: Callable[[str], None] = lambda port: None
     """Raises PrivilegeError if this process cannot use such a port, or lacks the programs that run on it."""
 
+    @property
+    def last_port(self) -> str:
+        """Kind of port that every process can use; empty if there are no kinds to choose from."""
+        return next(reversed(self.ports), "")
+
 
 @attrs.frozen
 class Exercise(Generic[SpecT, EndsT]):
