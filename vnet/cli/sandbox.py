@@ -21,17 +21,15 @@ HELP = (
 )
 STRICT = ": its sandbox is strict; start it with --sandbox=on, or off"
 
-
-def sandbox_option(default: Sandbox) -> click.Option:
-    """Return the option with the mode of the sandbox; its value is a `Sandbox`."""
-    return click.Option(
-        ["--sandbox"],
-        type=click.Choice([mode.value for mode in Sandbox]),
-        callback=lambda _context, _option, value: Sandbox(value),
-        default=default.value,
-        show_default=True,
-        help=HELP,
-    )
+sandbox_option = click.Option(
+    ["--sandbox"],
+    type=click.Choice([mode.value for mode in Sandbox]),
+    callback=lambda _context, _option, value: Sandbox(value),
+    default=Sandbox.OFF.value,
+    show_default=True,
+    help=HELP,
+)
+"""Option with the mode of the sandbox; its value is a `Sandbox`."""
 
 
 @attrs.frozen

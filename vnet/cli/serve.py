@@ -88,10 +88,6 @@ UNSEALED = (
     "Accept guest memory that is not sealed against shrinking, such as DPDK's. If its owner truncates it, SIGBUS kills "
     "this process and all its devices at the next access. QEMU's memory-backend-memfd is sealed."
 )
-
-
-SANDBOX = Sandbox.OFF
-"""Default mode of the sandbox."""
 FUNCTION_TITLE = f"For QEMU: (from {'.'.join(map(str, VFIO_USER))} on)"
 NAME = click.Option(
     ["--name", "system"],
@@ -144,7 +140,7 @@ class ServeGroup(click.Group):
             ),
             ALLOW_UNSEALED,
             NAME,
-            sandbox_option(SANDBOX),
+            sandbox_option,
         ]
         serve_it = log_options(errors_in_one_line(partial(_serve, name, options, serve.one_of)))
         text = f"Serve a {name} device"
@@ -164,7 +160,7 @@ def _function(name: str) -> click.Command:
         ),
         ALLOW_UNSEALED,
         NAME,
-        sandbox_option(SANDBOX),
+        sandbox_option,
     ]
     serve_it = log_options(errors_in_one_line(partial(_serve_function, name, kind)))
     return click.command(name, params=params, help=f"{kind.help} Until Ctrl-C.", short_help=kind.help)(serve_it)

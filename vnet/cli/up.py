@@ -37,7 +37,7 @@ GRACE = 3.0
 """Seconds between SIGTERM and SIGKILL for the command of --exec."""
 
 
-@click.command("up", params=[sandbox_option(Sandbox.OFF)])
+@click.command("up", params=[sandbox_option])
 @click.argument("topology", required=False, type=FILE)
 @click.option(
     "--only", metavar="HOST", help="Run this host alone; its links lead to other processes, which run the other hosts."
