@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzz.table import TARGETS
+from support.record import origin
 
 __all__ = ["figures", "targets"]
 
@@ -28,11 +29,8 @@ def figures(file: Path) -> str:
 
 def _run(results: Mapping[str, Any]) -> str:
     rows = {row["target"]: row for row in results["results"]}
-    machine = results["machine"]
     lines = [
-        f"\n`{results['command']}` at commit {results['commit'][:12]} on {results['date']}, ",
-        f"Python {results['python']}, ",
-        f"{machine['processors']} processors ({machine['architecture']}), Linux {machine['kernel']}:\n\n",
+        f"\n{origin(results)}:\n\n",
         "| target | engine | executions | seconds | edges | calls | growth | result |\n",
         "|---|---|---|---|---|---|---|---|\n",
     ]

@@ -7,7 +7,7 @@ import struct
 
 import attrs
 
-from litmus.shared import PAGE, Role, Shared, run_pair
+from litmus.shared import PAGE, Role, Shared, run_pair, seen_pages
 from vnet.linux.memory import full_fence
 
 __all__ = ["STORES", "StoreBuffer", "Torn", "store_buffer", "torn_index"]
@@ -38,28 +38,23 @@ class StoreBuffer:
 
 def store_buffer(rounds: int, *, fence: bool) -> StoreBuffer:
     """Run rounds with a fence between store and load, or without."""
-    pages = MINE + 2 + 2 * -(-rounds // PAGE)
-    results = run_pair("accesses:store_then_load", pages, {"rounds": rounds, "fence": int(fence)})
-    [[forbidden, together], *_] = [results[0][:2]]
-    return StoreBuffer(rounds, forbidden, together)
+    pages = MINE + 2 + seen_pages(rounds)
+    [results, _] = run_pair("accesses:store_then_load", pages, {"rounds": rounds, "fence": int(fence)})
+    return StoreBuffer(rounds, results[0], results[1])
 
 
 def store_then_load(shared: Shared, role: Role) -> None:
     rounds, me = role.number("rounds"), role.me
     words = shared.bytes.cast("H")
     mine, theirs = PAGE * (MINE + me) // 2, PAGE * (MINE + 1 - me) // 2
-    each = PAGE * -(-rounds // PAGE)
     start = PAGE * (MINE + 2)
-    seen = shared.bytes[start + each * me : start + each * (me + 1)]
+    seen = shared.seen(me, start, rounds)
     # Two loops, because a mutant must not have so much as a call where the fence was.
     loop = _fenced if role.number("fence") else _unfenced
     loop(shared, me, rounds, words, mine, theirs, seen)
     shared.meet(me, rounds + 1)
     if me == 0:
-        both = zip(seen, shared.bytes[start + each : start + 2 * each], strict=True)
-        pairs = [first + second for first, second in both][:rounds]
-        results = shared.results(0)
-        results[0], results[1] = pairs.count(0), pairs.count(2)
+        shared.count_seen(start, rounds)
 
 
 def _fenced(shared: Shared, me: int, rounds: int, words: memoryview, mine: int, theirs: int, seen: memoryview) -> None:

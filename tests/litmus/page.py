@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from support.record import origin
+
 __all__ = ["figures"]
 
 KEYS = ("forbidden", "torn", "lost", "broken")
@@ -17,11 +19,8 @@ COUNTS = ("rounds", "stores", "chains")
 def figures(file: Path) -> str:
     """Return what a result file says, with a line for each test and mutant."""
     results: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    machine = results["machine"]
     lines = [
-        f"`{results['command']}` at commit {results['commit'][:12]} on {results['date']}, Python {results['python']}, ",
-        f"{machine['processors']} processors ({machine['architecture']}), Linux {machine['kernel']}. ",
-        f"[All counters]({file.parent.name}/{file.name}).\n\n",
+        f"{origin(results)}. [All counters]({file.parent.name}/{file.name}).\n\n",
         "| test | rounds | rules broken | other counters |\n|---|---|---|---|\n",
     ]
     return "".join([*lines, *map(_line, results["results"])])

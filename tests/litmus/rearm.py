@@ -11,7 +11,7 @@ from typing import cast
 
 import attrs
 
-from litmus.shared import PAGE, Role, Shared, run_pair
+from litmus.shared import PAGE, Role, Shared, run_pair, seen_pages
 from rings.formats import FORMATS
 from rings.memory import Addr, MappedMemory
 from rings.queue import Virtqueue, Vringh
@@ -44,7 +44,7 @@ def rearm(rounds: int, form: str, *, event_idx: bool, publisher: str, fence: boo
 
     Raises AssertionError with a side's error.
     """
-    pages = 5 + 2 * -(-rounds // PAGE)
+    pages = SEEN // PAGE + seen_pages(rounds)
     arguments: dict[str, int | str] = {
         "rounds": rounds,
         "form": form,
@@ -64,8 +64,7 @@ def run_side(shared: Shared, role: Role) -> None:
     for start, end in ((RING, BUFFER), (BUFFER, SEEN)):
         memory.add(Addr(start), shared.bytes[start:end])
     addrs, _ = form.contiguous(NUM, Addr(RING), 64)
-    each = PAGE * -(-rounds // PAGE)
-    seen = shared.bytes[SEEN + each * me : SEEN + each * (me + 1)]
+    seen = shared.seen(me, SEEN, rounds)
     driver_publishes = role.arguments["publisher"] == "driver"
     if me == 0:
         driver = form.driver(memory, NUM, addrs, event_idx=event_idx)
@@ -77,10 +76,7 @@ def run_side(shared: Shared, role: Role) -> None:
         (_await_kicks if driver_publishes else _publish_used)(shared, device, rounds, seen)
     shared.meet(me, 3 * rounds + 2)
     if me == 0:
-        both = zip(seen, shared.bytes[SEEN + each : SEEN + 2 * each], strict=True)
-        pairs = [first + second for first, second in both][:rounds]
-        results = shared.results(0)
-        results[0], results[1] = pairs.count(0), pairs.count(2)
+        shared.count_seen(SEEN, rounds)
 
 
 def _meet(shared: Shared, me: int, number: int) -> None:

@@ -14,7 +14,7 @@ import attrs
 
 from support.children import environment
 
-__all__ = ["PAGE", "Role", "Shared", "processors", "run_pair"]
+__all__ = ["PAGE", "Role", "Shared", "processors", "run_pair", "seen_pages"]
 
 PAGE = 4096
 SPINS = 20_000
@@ -61,6 +61,26 @@ class Shared:
         """Return ten 64-bit words that ``me`` writes and the test reads."""
         return self.bytes[PAGE * (1 + me) : PAGE * (1 + me) + 80].cast("Q")
 
+    def seen(self, me: int, start: int, rounds: int) -> memoryview:
+        """Return a byte for each round, in which ``me`` writes whether it saw the other side's store.
+
+        ``start`` is the first of the `seen_pages` of both sides, in bytes.
+        """
+        each = PAGE * seen_pages(rounds) // 2
+        return self.bytes[start + each * me : start + each * (me + 1)][:rounds]
+
+    def count_seen(self, start: int, rounds: int) -> None:
+        """Count rounds in which neither side saw the other's store, and those in which both did: side 0's results."""
+        sides = zip(self.seen(0, start, rounds), self.seen(1, start, rounds), strict=True)
+        sums = [first + second for first, second in sides]
+        results = self.results(0)
+        results[0], results[1] = sums.count(0), sums.count(2)
+
+
+def seen_pages(rounds: int) -> int:
+    """Return the number of pages for `Shared.seen` of both sides."""
+    return 2 * -(-rounds // PAGE)
+
 
 @contextmanager
 def _memory(pages: int) -> Iterator[int]:
@@ -87,17 +107,11 @@ def run_pair(
     with _memory(pages) as fd:
         shared = Shared(fd)
         command = [sys.executable, "-P", "-m", "litmus.side", place]
-        pair = [
-            subprocess.Popen(
-                [*command, json.dumps({**arguments, "me": me, "fd": fd, "cpu": cpus[me]})],
-                pass_fds=[fd],
-                env=environment(),
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for me in range(2)
-        ]
+        pair: list[subprocess.Popen[str]] = []
         try:
+            for me in range(2):
+                argv = [*command, json.dumps({**arguments, "me": me, "fd": fd, "cpu": cpus[me]})]
+                pair.append(subprocess.Popen(argv, pass_fds=[fd], env=environment(), stderr=subprocess.PIPE, text=True))
             while any(each.poll() is None for each in pair) and not any(each.poll() for each in pair):
                 try:
                     pair[0].wait(POLL)
@@ -107,8 +121,7 @@ def run_pair(
                     watch(shared)
         finally:
             for each in pair:
-                if each.poll() is None and any(other.poll() for other in pair):
-                    each.kill()
+                each.kill()  # the other side of one that failed, or both if this process is interrupted
             errors = [each.communicate()[1] for each in pair]
         results = [list(shared.results(me)) for me in range(2)]
     failed = next((error for each, error in zip(pair, errors, strict=True) if each.returncode and error), None)

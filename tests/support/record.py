@@ -6,11 +6,12 @@ import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-__all__ = ["record"]
+__all__ = ["origin", "record"]
 
 ROOT = Path(__file__).parents[2]
 _GIT = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
@@ -29,3 +30,12 @@ def record(module: str, arguments: Sequence[str], results: Sequence[object]) -> 
         "python": platform.python_version(),
         "results": list(results),
     }
+
+
+def origin(results: Mapping[str, Any]) -> str:
+    """Return where the results of `record` come from, as the beginning of a sentence."""
+    machine = results["machine"]
+    return (
+        f"`{results['command']}` at commit {results['commit'][:12]} on {results['date']}, Python {results['python']}, "
+        f"{machine['processors']} processors ({machine['architecture']}), Linux {machine['kernel']}"
+    )
