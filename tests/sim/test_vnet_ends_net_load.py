@@ -16,7 +16,7 @@ Change = Callable[[bytes], list[bytes]]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, load: str, change: Change, every: int = 10) -> dict[str, object]:
-    """Run a trial with one load, in which ``change`` replaces every so manieth frame that is sent."""
+    """Run a trial with one load, in which ``change`` replaces each ``every``-th frame that is sent."""
     inject, calls = MemoryPort.inject, [0]
 
     def changed(self: MemoryPort, frame: bytes, header: bytes = bytes(12)) -> bool:

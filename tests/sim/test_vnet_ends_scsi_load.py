@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
 
 import pytest
 
-from vnet.ports.disk.store import MemoryStore
+from support.rigs.stores import fail_reads, lose_a_write
 from vnet.sim.configuration import Configuration
 from vnet.sim.trial import run_trial
 from vnet.topology.samples import built_in
@@ -25,23 +24,14 @@ def test_all_units_are_used() -> None:
 
 
 def test_other_data_than_were_written_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    write, calls = MemoryStore.pwritev, [0]
-
-    def pwritev(self: MemoryStore, segs: Sequence[memoryview], offset: int, /) -> int:
-        calls[0] += 1
-        return sum(map(len, segs)) if calls[0] == 5 else write(self, segs, offset)
-
-    monkeypatch.setattr(MemoryStore, "pwritev", pwritev)
+    lose_a_write(monkeypatch)
     failure = run_trial(TRIAL, 1, [])["failure"]
     assert failure["kind"] == "data"
     assert "has other data than were written there" in failure["text"]
 
 
 def test_a_failed_command_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def preadv(self: MemoryStore, segs: Sequence[memoryview], offset: int, /) -> int:
-        raise OSError(errno.EIO, "a bad sector")
-
-    monkeypatch.setattr(MemoryStore, "preadv", preadv)
+    fail_reads(monkeypatch, OSError(errno.EIO, "a bad sector"))
     failure = run_trial(TRIAL, 1, [])["failure"]
     assert failure["kind"] == "data"
     assert "ended with status 0x02 and medium error, unrecovered read error" in failure["text"]

@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
+from support.rigs.stores import fail_reads
 from vnet.errors import ConfigError
 from vnet.ports.disk.store import MemoryStore
 from vnet.sim import trial
@@ -118,7 +120,7 @@ def test_a_failure_has_its_kind_and_shrinks_to_the_faults_that_it_needs(monkeypa
         await flap.inject(world, fault, fired)
         world.ends("blk0")[1].settings.store.broken = True
 
-    broken = module.FaultKind(flap.about, flap.on, flap.unit, break_stores)
+    broken = attrs.evolve(flap, inject=break_stores)
     monkeypatch.setattr(module, "KINDS", {**module.KINDS, "poisoned": broken})
     script = [Fault(0.01 * at, "pcie0", "poisoned" if at == 3 else "delayed_interrupts", 0.01 + at) for at in range(5)]
     configuration = short(system("blk"), data_path=False)
@@ -130,10 +132,7 @@ def test_a_failure_has_its_kind_and_shrinks_to_the_faults_that_it_needs(monkeypa
 
 
 def test_an_error_of_the_system_is_a_crash_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def preadv(self: MemoryStore, segs: Sequence[memoryview], offset: int, /) -> int:
-        raise RuntimeError("a defect")
-
-    monkeypatch.setattr(MemoryStore, "preadv", preadv)
+    fail_reads(monkeypatch, RuntimeError("a defect"))
     failure = run_trial(short(system("blk")), 1)["failure"]
     assert (failure["kind"], failure["text"]) == ("crash", "RuntimeError: a defect")
     assert "in preadv" in "".join(failure["traceback"])
