@@ -23,6 +23,7 @@ __all__ = [
     "TrafficError",
     "UnsupportedRequest",
     "dotted",
+    "leaves",
     "settings_of",
 ]
 
@@ -121,3 +122,12 @@ class ControlError(Exception):
 
 class TrafficError(Exception):
     """A traffic program failed; the message has its name and its last line of output."""
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors in a group and in its groups; an error that is no group itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error

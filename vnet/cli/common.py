@@ -8,7 +8,7 @@ import os
 import resource
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import click
@@ -16,7 +16,7 @@ import click
 from drivers.errors import DriverError
 from rings.errors import MemoryFault
 from vnet.cli.live_names import complete_systems
-from vnet.errors import SUDO, ConfigError, ControlError, PrivilegeError, TrafficError
+from vnet.errors import SUDO, ConfigError, ControlError, PrivilegeError, TrafficError, leaves
 from vnet.names import NAME, NAME_RULE
 
 __all__ = ["EXPECTED", "check_name", "errors_in_one_line", "lines", "name_option", "one_line"]
@@ -59,7 +59,7 @@ def errors_in_one_line(command: Callable[P, R]) -> Callable[P, R]:
         except BaseExceptionGroup as group:
             closed, rest = group.split(BrokenPipeError)
             if closed is not None and _uncancelled(rest) is None:
-                raise next(_leaves(closed)) from None
+                raise next(leaves(closed)) from None
             texts, unexpected = _sort(group)
             if unexpected is None and texts:
                 raise _Failure(texts) from None
@@ -107,7 +107,7 @@ def _sort(group: BaseExceptionGroup) -> tuple[list[str], BaseExceptionGroup | No
     """Return the lines of the expected errors, without repetition, and a group of the others without cancellations."""
     expected, others = group.split(EXPECTED)
     unexpected = _uncancelled(others)
-    texts = [] if expected is None else [line for error in _leaves(expected) for line in lines(error)]
+    texts = [] if expected is None else [line for error in leaves(expected) for line in lines(error)]
     return list(dict.fromkeys(texts)), unexpected
 
 
@@ -116,14 +116,6 @@ def _uncancelled(group: BaseExceptionGroup | None) -> BaseExceptionGroup | None:
     import trio  # here, because most commands do not need it
 
     return None if group is None else group.split(trio.Cancelled)[1]
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 def check_name(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:

@@ -32,6 +32,7 @@ from vnet.check.driver.memory import DriverError, SharedRegions
 from vnet.check.driver.packed import WatchedPacked
 from vnet.check.driver.ring import Chain, WatchedRing, WatchedSplit
 from vnet.check.front import EVENT_IDX, INDIRECT_DESC, RING_PACKED, VERSION_1
+from vnet.errors import leaves
 from vnet.linux import unix_socket
 from vnet.linux.ipc import FileHandle, UnixSocket
 
@@ -90,7 +91,7 @@ class WatchingBack:
                         message.close()
                 nursery.cancel_scope.cancel()
         except* (ProtocolError, DriverError, TransportLost) as group:
-            self.ended = "; ".join(str(exc) for exc in _leaves(group))
+            self.ended = "; ".join(str(exc) for exc in leaves(group))
         finally:
             assembler.close()
             connected.close()
@@ -284,9 +285,3 @@ def _close(fd: int) -> None:
     if fd >= 0:
         trio.lowlevel.notify_closing(fd)
         os.close(fd)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    return [
-        leaf for exc in group.exceptions for leaf in (_leaves(exc) if isinstance(exc, BaseExceptionGroup) else [exc])
-    ]
