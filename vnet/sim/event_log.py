@@ -15,8 +15,6 @@ __all__ = ["EventLog", "line"]
 
 LEFT_OUT = frozenset({"time", "source", "pieces"})
 """Fields that the line has in another form."""
-
-
 FIELDS = {
     kind: tuple(field.name for field in attrs.fields(kind) if field.name not in LEFT_OUT) for kind in RECORDS.values()
 }
@@ -36,17 +34,8 @@ def line(event: Event) -> str:
         value = getattr(event, name)
         words.append(f"{name}={value.hex() if isinstance(value, bytes) else value}")
     if isinstance(event, FrameEvent):
-        words.append(f"crc={_crc(event):08x}")
+        words.append(f"crc={zlib.crc32(event.data()):08x}")
     return " ".join(words)
-
-
-def _crc(event: FrameEvent) -> int:
-    """Return the CRC-32 of a frame, whose views may be longer."""
-    crc, left = 0, event.size
-    for piece in event.pieces:
-        part = piece[:left]
-        crc, left = zlib.crc32(part, crc), left - len(part)
-    return crc
 
 
 class EventLog:

@@ -17,28 +17,31 @@ from drivers.devices.blk import BlkPlug
 from drivers.devices.scsi import ScsiPlug
 from drivers.errors import DriverError
 from drivers.flow.pump import Signal
+from rings.chain import take
 from rings.errors import MemoryFault
 from rings.observers.overlay import Overlay
+from vnet.spec import DeviceSpec
 from vnet.system.device import Device
 from vnet.system.world import World
 
-__all__ = ["fail_allocation", "has_stores", "kick_spuriously", "late_completions", "short_transfers", "wake_early"]
+__all__ = ["PENDING", "Fired"]
+__all__ += ["fail_allocation", "has_stores", "kick_spuriously", "late_completions", "short_transfers", "wake_early"]
 
 Fired = Callable[[], None]
 """Counts that a fault happened."""
 INTERVAL = 0.001
 """Seconds between two repetitions of a fault."""
 PENDING = 0.5
-"""Seconds that a fault of a store waits for the accesses that it is to hit."""
+"""Seconds that a fault waits for the requests, or the accesses to a store, that it is to hit."""
 LATE = 0.02
 """Seconds by which an access to a store completes late."""
 BOUND = 0.1
 """Seconds after which a driver that lacked memory is bound again."""
 
 
-def has_stores(kind: str) -> bool:
-    """Return whether devices of this type have stores."""
-    return kind in {"blk", "scsi"}
+def has_stores(device: DeviceSpec) -> bool:
+    """Return whether a device has stores."""
+    return device.type in {"blk", "scsi"}
 
 
 def _stores(world: World, name: str) -> Iterator[SectorStore]:
@@ -56,7 +59,7 @@ class _Count:
         self._left = int(amount)
         self._fired = fired
 
-    def take(self) -> bool:
+    def hit(self) -> bool:
         """Return whether an access is one of them, and count it."""
         if self._left <= 0:
             return False
@@ -81,7 +84,7 @@ async def short_transfers(world: World, device: str, amount: float, fired: Fired
     def halved(call: Callable[[Sequence[memoryview], int], int]) -> Callable[[Sequence[memoryview], int], int]:
         def transfer(segs: Sequence[memoryview], offset: int, /) -> int:
             size = sum(map(len, segs))
-            return call(_half(segs, size // 2) if size > 1 and count.take() else segs, offset)
+            return call(take(segs, size // 2) if size > 1 and count.hit() else segs, offset)
 
         return transfer
 
@@ -91,17 +94,6 @@ async def short_transfers(world: World, device: str, amount: float, fired: Fired
     ]
     with _replaced(overlays):
         await trio.sleep(PENDING)
-
-
-def _half(segs: Sequence[memoryview], size: int) -> list[memoryview]:
-    """Return the first ``size`` bytes of views."""
-    parts = []
-    for seg in segs:
-        parts.append(seg[:size])
-        size -= len(parts[-1])
-        if not size:
-            break
-    return parts
 
 
 async def late_completions(world: World, device: str, amount: float, fired: Fired) -> None:
@@ -123,8 +115,8 @@ def _late(store: SectorStore, count: _Count) -> Overlay:
         await write_whole(parts)
 
     at_once = {
-        "preadv": lambda segs, offset, /: 0 if count.take() else preadv(segs, offset),
-        "pwritev": lambda segs, offset, /: 0 if count.take() else pwritev(segs, offset),
+        "preadv": lambda segs, offset, /: 0 if count.hit() else preadv(segs, offset),
+        "pwritev": lambda segs, offset, /: 0 if count.hit() else pwritev(segs, offset),
     }
     return Overlay(store, {**at_once, "read": read, "write": write})
 

@@ -14,7 +14,7 @@ import trio
 
 from vnet.link.faults import FAULTS, Flap, Rule
 from vnet.sim import fault_points
-from vnet.sim.fault_points import Fired
+from vnet.sim.fault_points import PENDING, Fired
 from vnet.spec import DeviceSpec
 from vnet.system.world import World
 from vnet.topology import Topology
@@ -25,8 +25,6 @@ HORIZON = 0.8
 """Share of a run's time in which faults begin, so that the rest shows the recovery."""
 FEWEST, MOST = 4, 24
 """Limits of the most faults of a run; in between, one for each second of its time."""
-PENDING = 0.5
-"""Seconds that a fault of requests waits for the requests that it is to hit."""
 FLAP, REBIND = "flap", "rebind"
 
 
@@ -70,17 +68,18 @@ def _number(value: float) -> str:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
+Inject = Callable[[World, Fault, Fired], Awaitable[None]]
+
+
 @attrs.frozen
 class FaultKind:
     """A kind of fault."""
 
-    about: str
-    """Sentence for help texts."""
     on: Literal["link", "device"]
     """Kind of part that has the fault."""
     unit: Literal["times", "seconds"]
     """Unit of the amount."""
-    inject: Callable[[World, Fault, Fired], Awaitable[None]]
+    inject: Inject
     """Lets it happen now, and returns once it has begun or is over. Calls its last argument for each time."""
     fits: Callable[[DeviceSpec], bool] = lambda device: True
     """Returns whether a device can have the fault."""
@@ -109,50 +108,24 @@ async def _rebind(world: World, fault: Fault, fired: Fired) -> None:
     fired()
 
 
-def _at_device(point: Callable[[World, str, float, Fired], Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+def _at_device(point: Callable[[World, str, float, Fired], Awaitable[None]]) -> Inject:
     async def inject(world: World, fault: Fault, fired: Fired) -> None:
         await point(world, fault.place, fault.amount, fired)
 
     return inject
 
 
-def _has_stores(device: DeviceSpec) -> bool:
-    return fault_points.has_stores(device.type)
-
-
 KINDS: Mapping[str, FaultKind] = {
-    FLAP: FaultKind("The link goes down, and comes up again.", "link", "seconds", _flap),
-    **{name: FaultKind(kind.about, "link", "times", _fail_requests) for name, kind in FAULTS.items()},
-    REBIND: FaultKind("The driver is unbound, and bound again.", "device", "seconds", _rebind),
-    "early_wakes": FaultKind(
-        "Tasks that wait for a queue wake without a cause.", "device", "times", _at_device(fault_points.wake_early)
-    ),
-    "spurious_kicks": FaultKind(
-        "Both sides of all queues are notified without a cause.",
-        "device",
-        "times",
-        _at_device(fault_points.kick_spuriously),
-    ),
-    "short_transfers": FaultKind(
-        "A store reads or writes only half of what it is asked for at once.",
-        "device",
-        "times",
-        _at_device(fault_points.short_transfers),
-        _has_stores,
-    ),
+    FLAP: FaultKind("link", "seconds", _flap),
+    **dict.fromkeys(FAULTS, FaultKind("link", "times", _fail_requests)),
+    REBIND: FaultKind("device", "seconds", _rebind),
+    "early_wakes": FaultKind("device", "times", _at_device(fault_points.wake_early)),
+    "spurious_kicks": FaultKind("device", "times", _at_device(fault_points.kick_spuriously)),
+    "short_transfers": FaultKind("device", "times", _at_device(fault_points.short_transfers), fault_points.has_stores),
     "late_completions": FaultKind(
-        "A store blocks, and completes late.",
-        "device",
-        "times",
-        _at_device(fault_points.late_completions),
-        _has_stores,
+        "device", "times", _at_device(fault_points.late_completions), fault_points.has_stores
     ),
-    "failed_allocation": FaultKind(
-        "The driver is bound again, and its allocation of this number fails; then it is bound once more.",
-        "device",
-        "times",
-        _at_device(fault_points.fail_allocation),
-    ),
+    "failed_allocation": FaultKind("device", "times", _at_device(fault_points.fail_allocation)),
 }
 """Kinds of faults by name."""
 

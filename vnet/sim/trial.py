@@ -18,6 +18,7 @@ import trio
 from drivers.contracts.events import Topic
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.load import Load, LoadError
+from vnet.errors import leaves
 from vnet.sim.check import CheckError, check_during, check_end
 from vnet.sim.configuration import Configuration
 from vnet.sim.event_log import EventLog
@@ -28,6 +29,7 @@ from vnet.sim.seeds import stream, streams
 from vnet.sim.simulated import draws_faults, simulated
 from vnet.system.world import World, open_world
 from vnet.topology import Topology
+from vnet.topology.join import NOTHING
 from vnet.version import __version__
 
 __all__ = ["run_trial", "topology_of"]
@@ -38,7 +40,6 @@ PAUSE, ROUNDS = 0.05, 1000
 """Shortest mean pause between two rounds of a load in seconds, and most rounds of a run on average."""
 PATIENCE = 120.0
 """Seconds of simulated time in which a round must end: a driver may reset a device several times, at growing pauses."""
-NOTHING = Topology({}, {}, {}, {})
 Write = Callable[[str], object]
 
 
@@ -54,8 +55,7 @@ def run_trial(
     """Run a trial and return its result as plain data. ``script``: faults instead of those of the seed.
 
     ``write`` takes each line of the event log. The result has under ``failure`` None, or what went wrong: its ``kind``
-    (data, stalled, check, time, crash) and its ``text``. Raises ConfigError if the system cannot be simulated,
-    SchedulerUnknown.
+    (data, stalled, check, time, crash) and its ``text``. Raises ConfigError if the system cannot be simulated.
     """
     topology = topology_of(configuration, seed)
     if script is None:
@@ -204,20 +204,12 @@ KINDS: Sequence[tuple[type[Exception], str]] = (
 
 def _failure(error: BaseException) -> dict[str, Any]:
     """Return the first error of the first kind that is there; a crash with its traceback. Re-raises an interrupt."""
-    leaves = [leaf for leaf in _leaves(error) if not isinstance(leaf, trio.Cancelled)]
-    if not all(isinstance(leaf, Exception) for leaf in leaves):
+    errors = [leaf for leaf in leaves(error) if not isinstance(leaf, trio.Cancelled)]
+    if not all(isinstance(leaf, Exception) for leaf in errors):
         raise error
-    crashes = [leaf for leaf in leaves if not any(isinstance(leaf, kind) for kind, _ in KINDS)]
+    crashes = [leaf for leaf in errors if not any(isinstance(leaf, kind) for kind, _ in KINDS)]
     if crashes:
         crash = crashes[0]
         lines = "".join(traceback.format_exception(crash)).splitlines()
         return {"kind": "crash", "text": f"{type(crash).__name__}: {crash}", "traceback": lines}
-    return next({"kind": name, "text": str(leaf)} for kind, name in KINDS for leaf in leaves if isinstance(leaf, kind))
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
+    return next({"kind": name, "text": str(leaf)} for kind, name in KINDS for leaf in errors if isinstance(leaf, kind))

@@ -34,6 +34,6 @@ async def open_device_pair(
     """
     devices = built_in(kind, transport, keys).devices
     with over(transport, ring):
-        topology = simulated(carried(devices, transport), seed)
+        topology = simulated(carried(devices), seed)
     async with open_up(topology, DevicePair) as pair:
         yield pair
