@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
 
+import attrs
 import pytest
 
-from vnet.ports.disk.store import MemoryStore
+from support.rigs.stores import fail_reads, lose_a_write
 from vnet.sim.configuration import Configuration
 from vnet.sim.trial import run_trial
 from vnet.topology.samples import built_in
@@ -17,29 +17,21 @@ TRIAL = Configuration(
 )
 
 
-def failure() -> str:
-    result = run_trial(TRIAL, 1, [])
+def failure(trial: Configuration = TRIAL) -> str:
+    result = run_trial(trial, 1, [])
     assert result["failure"]["kind"] == "data"
     return str(result["failure"]["text"])
 
 
 def test_a_lost_write_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    write, calls = MemoryStore.pwritev, [0]
-
-    def pwritev(self: MemoryStore, segs: Sequence[memoryview], offset: int, /) -> int:
-        calls[0] += 1
-        return sum(map(len, segs)) if calls[0] == 5 else write(self, segs, offset)
-
-    monkeypatch.setattr(MemoryStore, "pwritev", pwritev)
+    lose_a_write(monkeypatch)
     assert " instead of " in failure()
 
 
 def test_an_error_of_the_store_is_one_of_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    def preadv(self: MemoryStore, segs: Sequence[memoryview], offset: int, /) -> int:
-        raise OSError(errno.EIO, "a bad sector")
-
-    monkeypatch.setattr(MemoryStore, "preadv", preadv)
+    fail_reads(monkeypatch, OSError(errno.EIO, "a bad sector"))
     assert failure().endswith("IOERR")
+    assert failure(attrs.evolve(TRIAL, seconds=0.001)).endswith("IOERR")  # in the last round, without another one
 
 
 def test_blocks_of_4096_bytes_and_read_only_disks_are_used_as_they_are() -> None:

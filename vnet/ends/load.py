@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from random import Random
 from typing import Generic, TypeVar
@@ -56,6 +56,13 @@ class Load(ABC):
     async def finish(self) -> None:
         """Do a last round on a device without faults, in which nothing may be lost. Raises LoadError."""
 
+    async def round_without_loss(self, items: str) -> None:
+        """Do a round in which nothing is lost or repeated; ``items`` names what moves. Raises LoadError."""
+        before = self.figures.lost, self.figures.retries
+        await self.round()
+        if (self.figures.lost, self.figures.retries) != before:
+            raise self.error(f"{items} are lost without a fault")
+
     def error(self, what: str) -> LoadError:
         """Return an error of this load."""
         return LoadError(f"{self.name} on {self.device}: {what}")
@@ -69,8 +76,7 @@ OpenLoads = Callable[[RunningDevice[SpecT, EndsT], Sequence[str], Streams], Abst
 class Loads(Generic[SpecT, EndsT]):
     """The loads of a device type."""
 
-    names: Mapping[str, str]
-    """A phrase about each load, by name."""
+    names: Sequence[str]
     open: OpenLoads[SpecT, EndsT]
     keys: str = ""
     """Lines of TOML for a small device with ports and stores in memory."""

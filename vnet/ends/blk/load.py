@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from random import Random
 
 import trio
@@ -38,24 +38,26 @@ class BlkLoad(Load):
     async def round(self) -> None:
         geometry = await self._disk.wait_online()
         async with trio.open_nursery() as nursery:
-            for start, rng in self._tasks:
-                if start + RANGE <= geometry.size:
-                    nursery.start_soon(self._operate, start, geometry.block_size, bool(geometry.discard_max), rng)
+            for start, rng in self._fitting(geometry.size):
+                nursery.start_soon(self._operate, start, geometry.block_size, bool(geometry.discard_max), rng)
         self.figures.rounds += 1
 
     async def finish(self) -> None:
         """Read all ranges."""
         geometry = await self._disk.wait_online()
-        for start, _ in self._tasks:
-            if start + RANGE <= geometry.size:
-                for at in range(start, start + RANGE, LONGEST):
-                    await self._read(at, LONGEST, geometry.block_size)
+        with self._requests():
+            for at in range(0, len(self._fitting(geometry.size)) * RANGE, LONGEST):
+                await self._read(at, LONGEST, geometry.block_size)
+
+    def _fitting(self, size: int) -> Sequence[tuple[int, Random]]:
+        """Return the tasks whose ranges a disk of ``size`` bytes has."""
+        return self._tasks[: size // RANGE]
 
     async def _operate(self, start: int, block: int, discards: bool, rng: Random) -> None:
         first, last = sorted(rng.randrange(RANGE // block) for _ in range(2))
         at, size = start + first * block, min((last - first + 1) * block, LONGEST)
         choice = rng.random()
-        try:
+        with self._requests():
             if choice < 0.45 or self._read_only:
                 await self._read(at, size, block)
             elif choice < 0.85:
@@ -70,6 +72,12 @@ class BlkLoad(Load):
             else:
                 self._forget(at, size, block)  # a device may ignore it, or return anything afterwards
                 await self._disk.discard(at, size)
+
+    @contextmanager
+    def _requests(self) -> Iterator[None]:
+        """Re-raise the error of a request as one of the load."""
+        try:
+            yield
         except DiskError as error:
             raise self.error(str(error)) from None
 
@@ -100,7 +108,7 @@ async def open_loads(
 
 
 LOADS = Loads(
-    {"blk": "reads, writes, zeroes and discards of a disk"},
+    ("blk",),
     open_loads,
     'driver = { buffers = 4 }\ndevice = { store = "memory", size = 4 }',
 )

@@ -58,10 +58,7 @@ class RpmsgLoad(Load):
         for way in self._ways:
             with trio.move_on_after(PATIENCE):
                 await way.source.wait_bound()
-        before = self.figures.lost, self.figures.retries
-        await self.round()
-        if (self.figures.lost, self.figures.retries) != before:
-            raise self.error("messages are lost without a fault")
+        await self.round_without_loss("messages")
 
     async def receive(self) -> None:
         """Take the messages of both directions until cancelled. Raises LoadError."""
@@ -119,4 +116,4 @@ async def open_loads(
         end.close()
 
 
-LOADS = Loads({"rpmsg": "messages between two endpoints"}, open_loads)
+LOADS = Loads(("rpmsg",), open_loads)

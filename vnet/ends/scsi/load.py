@@ -103,7 +103,7 @@ async def open_loads(
 
 
 LOADS = Loads(
-    {"scsi": "reads, writes and other commands to logical units"},
+    ("scsi",),
     open_loads,
     'driver = { buffers = 4 }\ndevice = { luns = [{ store = "memory", size = 4 }] }',
 )
