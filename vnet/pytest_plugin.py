@@ -103,8 +103,13 @@ def _stream(item: pytest.Item, purpose: str) -> Random:
     """Return the random numbers of a test for one purpose."""
     from vnet.sim.seeds import stream
 
+    return stream(_seed(item), f"{item.nodeid} {purpose}")
+
+
+def _seed(item: pytest.Item) -> int:
+    """Return the seed of the run, and note that the test used it."""
     item.config.stash[USED_KEY] = item.stash[USED_KEY] = True
-    return stream(item.config.stash[SEED_KEY], f"{item.nodeid} {purpose}")
+    return item.config.stash[SEED_KEY]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -129,8 +134,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 @pytest.fixture
 def vnet_seed(request: pytest.FixtureRequest) -> int:
     """Seed of the run, for what has no fixture here."""
-    request.node.stash[USED_KEY] = request.config.stash[USED_KEY] = True
-    return request.config.stash[SEED_KEY]
+    return _seed(request.node)
 
 
 @pytest.fixture

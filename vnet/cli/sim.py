@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +119,7 @@ def command(
             result = run_trial(configuration, seed, script, None if log is None else log.write)
         click.echo(_report(result))
         if result["failure"] is not None:
-            _report_failure(configuration, result, partial(_parse_all, topology=system), given=script is not None)
+            _report_failure(configuration, result, system, given=script is not None)
         write_json(result)
     context.exit(0 if result["failure"] is None else 1)
 
@@ -155,13 +154,7 @@ def _report(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _report_failure(
-    configuration: Configuration,
-    result: dict[str, Any],
-    parse: Callable[[Sequence[str]], Sequence[Fault]],
-    *,
-    given: bool,
-) -> None:
+def _report_failure(configuration: Configuration, result: dict[str, Any], system: Topology, *, given: bool) -> None:
     """Print what went wrong and how to repeat it, then search for a shorter script, and add that to the result."""
     seed, failure, script = result["seed"], result["failure"], result["script"]
     for line in failure.get("traceback", ()):
@@ -169,7 +162,7 @@ def _report_failure(
     click.echo(f"vnet: {failure['kind']}: {failure['text']}", err=True)
     result["repeat"] = configuration.command(seed, script if given else None)
     click.echo(f"vnet: to repeat it: {result['repeat']}", err=True)
-    shorter = shrink(configuration, seed, parse(script), failure["kind"])
+    shorter = shrink(configuration, seed, _parse_all(script, system), failure["kind"])
     if len(shorter) < len(script):
         result["shorter"] = configuration.command(seed, shorter)
         click.echo(f"vnet: with {len(shorter)} of {len(script)} faults: {result['shorter']}", err=True)
