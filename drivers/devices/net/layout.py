@@ -29,6 +29,7 @@ __all__ = [
     "NetConfigField",
     "NetFeature",
     "buffer_size",
+    "data_queue_name",
     "device_offloads",
     "driver_offloads",
     "offload_features",
@@ -172,9 +173,14 @@ def pairs_of(features: int, most: int) -> int:
     return most if features >> F.MQ & 1 else 1
 
 
+def data_queue_name(index: int) -> str:
+    """Return the name of a data queue: receiveq1, transmitq1, receiveq2, and so on (section 5.1.2)."""
+    return f"{('receive', 'transmit')[index % 2]}q{index // 2 + 1}"
+
+
 def queue_names(features: int, most: int) -> list[str]:
     """Return the queues' names, in order, under these features."""
-    names = [f"{kind}q{i + 1}" for i in range(pairs_of(features, most)) for kind in ("receive", "transmit")]
+    names = [data_queue_name(index) for index in range(2 * pairs_of(features, most))]
     return [*names, "controlq"] if features >> F.CTRL_VQ & 1 else names
 
 

@@ -11,6 +11,7 @@ from drivers.devices.net.coalescing import Coalescing
 from drivers.devices.net.device.device import NetPlug
 from drivers.devices.net.driver.driver import NetSettings
 from drivers.devices.net.filter import Reception
+from drivers.devices.net.layout import data_queue_name
 from vnet.ends.base import traffic_figures
 from vnet.views.ends import CoalescingView, NetworkView, PairView, ReceptionView
 
@@ -69,7 +70,7 @@ def _names(offloads: Offloads) -> tuple[str, ...]:
 
 def _coalescing(by_index: Mapping[int, Coalescing]) -> dict[str, CoalescingView]:
     return {
-        f"{('receive', 'transmit')[index % 2]}q{index // 2 + 1}": CoalescingView(each.max_packets, each.max_usecs)
+        data_queue_name(index): CoalescingView(each.max_packets, each.max_usecs)
         for index, each in sorted(by_index.items())
     }
 

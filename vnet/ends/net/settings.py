@@ -81,7 +81,7 @@ def _coalescing(direction: Direction) -> Callable[[NetRequest, str], NetRequest]
             wanted = Coalescing(_number(packets, COUNTS), _number(usecs, COUNTS))
         # A value for all queues replaces those of single ones.
         others = {
-            key: kept for key, kept in request.coalescing.items() if key[0] != direction or key[1] != pair is not None
+            key: kept for key, kept in request.coalescing.items() if key[0] != direction or pair not in (None, key[1])
         }
         return attrs.evolve(request, coalescing=others | {(direction, pair): wanted})
 
