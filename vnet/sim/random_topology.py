@@ -1,4 +1,4 @@
-"""Random systems: any device type over any transport and both rings, on any kind of link."""
+"""Random systems: any device type over any transport and both rings, on any kind of link but a wire."""
 
 from __future__ import annotations
 
