@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -81,6 +81,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _names(argnames: Any) -> list[str]:
     """Return the names of a parametrize mark."""
     return [name.strip() for name in argnames.split(",")] if isinstance(argnames, str) else list(argnames)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Take the mark of pytest-trio off marked tests: its ``trio_mode`` puts it on all coroutine functions."""
+    for item in items:
+        if item.get_closest_marker(MARK) is not None:
+            item.own_markers[:] = [mark for mark in item.own_markers if mark.name != "trio"]
 
 
 @pytest.hookimpl(tryfirst=True)

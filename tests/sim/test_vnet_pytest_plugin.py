@@ -63,6 +63,19 @@ async def test_chosen(vnet_pair, vnet_transport):
     run(pytester, text).assert_outcomes(passed=2)
 
 
+def test_the_mark_has_precedence_over_the_mode_of_pytest_trio(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\ntrio_mode = true")
+    text = """
+@pytest.mark.vnet_sim
+async def test_time(vnet_random):
+    assert trio.current_time() == 0
+
+async def test_without():
+    assert trio.current_time() > 0
+"""
+    run(pytester, text).assert_outcomes(passed=2)
+
+
 def test_hostile_ends_of_a_pair(pytester: pytest.Pytester) -> None:
     text = """
 @pytest.mark.vnet_sim
