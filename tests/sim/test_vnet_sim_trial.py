@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -52,6 +53,7 @@ def test_the_lines_of_the_log_have_the_hash_of_the_result() -> None:
     lines: list[str] = []
     result = run_trial(SHORT, 11, write=lines.append)
     assert result["events"] == len(lines)
+    assert result["hash"] == hashlib.sha256("".join(lines).encode()).hexdigest()
     again: list[str] = []
     run_trial(SHORT, 11, write=again.append)
     assert lines == again
