@@ -17,6 +17,7 @@ from vnet.check.driver.clauses import Observations
 from vnet.check.driver.devices import WatchedDevice
 from vnet.check.driver.memory import DriverError
 from vnet.check.driver.ring import Chain, WatchedRing, WatchedSplit
+from vnet.check.front import EVENT_IDX, INDIRECT_DESC, VERSION_1
 
 __all__ = ["HONEST", "LIES", "Lie", "LyingBack", "Telling"]
 
@@ -26,6 +27,7 @@ SILENCE = 3.0
 """Seconds without an answer of a device that is silent for a while."""
 STORM = 1000
 """Notifications for nothing."""
+RING_FEATURES = 1 << INDIRECT_DESC | 1 << EVENT_IDX | 1 << VERSION_1
 
 
 @attrs.define
@@ -40,6 +42,8 @@ class Telling:
     latest: float = 0.0
     """Time of the driver's latest request or message."""
     requests: int = 0
+    replies: int = 0
+    """Replies that the lie is about, if it is about any."""
     evidence: list[str] = attrs.field(factory=list)
 
     def tell(self, words: str) -> None:
@@ -48,6 +52,17 @@ class Telling:
             self.lie_time = trio.current_time()
         if len(self.evidence) < 3:
             self.evidence.append(words)
+
+    def reply(self, request: FrontendRequest, honest: Payload | None) -> Payload | None:
+        """Return the reply to send instead of the honest one: the same if the lie is not about it."""
+        lie = self.lie
+        false = honest if lie.reply is None else lie.reply(request, honest)
+        if false is honest:
+            return honest
+        self.replies += 1
+        sent = honest if lie.alternates and self.replies % 2 else false
+        self.tell(f"{request.name}: {sent}")
+        return sent
 
 
 Answer = Callable[["LyingBack", WatchedRing, Chain, int], bool]
@@ -63,6 +78,8 @@ class Lie:
     answer: Answer | None = None
     reply: Callable[[FrontendRequest, Payload | None], Payload | None] | None = None
     """Returns the payload that replaces a reply; the same if it is no reply that it lies in."""
+    alternates: bool = False
+    """Whether only each second of these replies is false, beginning with the second one."""
     storm: bool = False
     """Whether the driver is notified for nothing before its rings run and after they stopped."""
     types: Collection[str] = ()
@@ -96,15 +113,9 @@ class LyingBack(WatchingBack):
     ) -> Payload | None:
         self.telling.latest = trio.current_time()
         honest = await super().do(request, payload, message, nursery)
-        lie = self.telling.lie
-        if lie.storm and request in (R.SET_VRING_CALL, R.GET_VRING_BASE):
+        if self.telling.lie.storm and request in (R.SET_VRING_CALL, R.GET_VRING_BASE):
             self._storm()
-        if lie.reply is None:
-            return honest
-        false = lie.reply(request, honest)
-        if false is not honest:
-            self.telling.tell(f"{request.name}: {false}")
-        return false
+        return self.telling.reply(request, honest)
 
     def _storm(self) -> None:
         for vring in self.vrings:
@@ -233,12 +244,6 @@ def _number(
     return reply
 
 
-def _flipping() -> Callable[[int], int]:
-    """Return a function that takes VERSION_1 and the ring features away, each second time."""
-    times = iter(range(1 << 30))
-    return lambda value: value & ~(0x1_3000_0000 if next(times) % 2 else 0)
-
-
 def _changing_config(request: FrontendRequest, honest: Payload | None) -> Payload | None:
     return attrs.evolve(honest, data=os.urandom(len(honest.data))) if isinstance(honest, Config) else honest
 
@@ -291,7 +296,12 @@ LIES = [
     Lie("D07.discard", "A max_discard_seg of 0", reply=_config(40, "<I", 0), types=BLK),
     Lie("D07.queues-0", "No queues, as GET_QUEUE_NUM says", reply=_number(R.GET_QUEUE_NUM, lambda _: 0)),
     Lie("D07.queues-max", "2^63 queues, as GET_QUEUE_NUM says", reply=_number(R.GET_QUEUE_NUM, lambda _: 1 << 63)),
-    Lie("D08.features", "Features that change between two reads", reply=_number(R.GET_FEATURES, _flipping())),
+    Lie(
+        "D08.features",
+        "Features that change between two reads",
+        reply=_number(R.GET_FEATURES, lambda value: value & ~RING_FEATURES),
+        alternates=True,
+    ),
     Lie("D08.config", "A configuration that differs with each read", reply=_changing_config, types=BLK),
     Lie("D09", "No answer for 3 seconds", _silent),
     Lie("D10.element", "A used element that changes after it was published", _changing),
