@@ -31,3 +31,10 @@ async def test_a_driver_that_makes_too_few_requests_is_an_error(tmp_path: Path) 
         await tell(tmp_path, "blk", "absent", "D01.size")
     with pytest.raises(NoDevice, match="makes 6 requests, not 101: ended with status 0"):
         await tell(tmp_path, "blk", "gives up", "D01.size", after=100)
+
+
+async def test_a_file_in_place_of_the_socket_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "lied").write_text("data")
+    with pytest.raises(FileExistsError, match="the file is no socket"):
+        await tell(tmp_path, "blk", "gives up", "D01.size")
+    assert (tmp_path / "lied").read_text() == "data"

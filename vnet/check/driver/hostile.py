@@ -68,12 +68,12 @@ class HostileRun:
 
     async def _tell(self, lie: Lie) -> tuple[Telling, Finding, str]:
         """Run the program with one lie; return what was told, the finding, and the program's output."""
+        telling = Telling(lie, self.after)
         if lie.types and self.kind not in lie.types:
-            return Telling(lie, self.after), Finding(Verdict.SKIP, f"not for {self.kind} devices"), ""
+            return telling, Finding(Verdict.SKIP, f"not for {self.kind} devices"), ""
         if lie.split and self.packed:
-            return Telling(lie, self.after), Finding(Verdict.SKIP, "not for packed rings"), ""
-        telling, program = Telling(lie, self.after), self.make_program()
-        self.path.unlink(missing_ok=True)
+            return telling, Finding(Verdict.SKIP, "not for packed rings"), ""
+        program = self.make_program()
         try:
             with unix_socket.listen(self.path, socket.SOCK_STREAM, 1) as server:
                 async with trio.open_nursery() as nursery:
