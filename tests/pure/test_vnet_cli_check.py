@@ -91,3 +91,8 @@ def test_lies_are_listed() -> None:
         "D03.receive",
         "D03.short",
     ]
+
+
+def test_a_long_list_of_device_types_stays_apart_from_the_title() -> None:
+    result = CliRunner().invoke(command, ["driver", "--type", "blk", "--vhost-user", "s", "--list", "D10.data"])
+    assert result.output.split()[:3] == ["D10.data", "blk,scsi,rng", "Data"]

@@ -6,11 +6,11 @@ import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import trio
@@ -39,6 +39,7 @@ from vnet.cli.signals import run_until_ended
 
 __all__ = ["command"]
 
+T = TypeVar("T")
 RING_FEATURES = {"INDIRECT_DESC": INDIRECT_DESC, "EVENT_IDX": EVENT_IDX}
 
 
@@ -168,19 +169,9 @@ def device(
             carrier,
             _report,
         )
-        start = time.monotonic()
-        try:
-            results = trio.run(run.run, cases)
-        except NoDevice as exc:
-            raise _NothingToCheck(str(exc)) from None
-        seconds = time.monotonic() - start
-        _show_findings(results)
-        click.echo("\n".join([*skipped(results), summary(results, seconds)]))
-        write_json(
-            as_data(
-                results, {"type": kind, "carrier": carrier.carrier, "spawn": spawn, "destructive": destructive}, seconds
-            )
-        )
+        results, seconds = _run(run.run, cases)
+        about = {"type": kind, "carrier": carrier.carrier, "spawn": spawn, "destructive": destructive}
+        write_json(as_data(results, about, seconds))
         write_junit(results, f"vnet check {kind}", strict)
     click.get_current_context().exit(exit_status(results, strict=strict))
 
@@ -264,7 +255,7 @@ def driver(
     neither makes a request nor resets the device is WEDGED; both fail the run.
     """
     if list_only:
-        click.echo("\n".join(f"{lie.id:20}{','.join(lie.types) or 'all':6}{lie.title}" for lie in _lies(words)))
+        click.echo("\n".join(f"{lie.id:20}{','.join(lie.types) or 'all':5} {lie.title}" for lie in _lies(words)))
         return
     try:
         command_words = None if program is None else shlex.split(program)
@@ -293,14 +284,7 @@ def driver(
             kind, path, lambda: Program(command=command_words), limit, after, alone, without, packed, _report
         )
         with open_json(json_file) as write_json:
-            start = time.monotonic()
-            try:
-                results = trio.run(run.run, chosen)
-            except NoDevice as exc:
-                raise _NothingToCheck(str(exc)) from None
-            seconds = time.monotonic() - start
-            _show_findings(results)
-            click.echo("\n".join([*skipped(results), summary(results, seconds)]))
+            results, seconds = _run(run.run, chosen)
             write_json(as_data(results, {"type": kind, "exec": program}, seconds))
             write_junit(results, f"vnet check driver --hostile {kind}", strict)
         click.get_current_context().exit(exit_status(results, strict=strict))
@@ -361,6 +345,22 @@ def _junit_writer(path: Path | None) -> Callable[[Sequence[Result], str, bool], 
     with extra("check"):
         from vnet.check.junit import write_junit
     return lambda results, name, strict: write_junit(path, results, name, strict=strict)
+
+
+def _run(run: Callable[[Sequence[T]], Awaitable[list[Result]]], items: Sequence[T]) -> tuple[list[Result], float]:
+    """Run cases or lies, and show the findings. Returns all results, and the seconds that they took.
+
+    Raises _NothingToCheck.
+    """
+    start = time.monotonic()
+    try:
+        results = trio.run(run, items)
+    except NoDevice as exc:
+        raise _NothingToCheck(str(exc)) from None
+    seconds = time.monotonic() - start
+    _show_findings(results)
+    click.echo("\n".join([*skipped(results), summary(results, seconds)]))
+    return results, seconds
 
 
 def _show_findings(results: Sequence[Result]) -> None:
