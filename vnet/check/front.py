@@ -28,6 +28,8 @@ __all__ = [
     "Front",
     "Reaction",
     "Vring",
+    "new_eventfd",
+    "take_events",
 ]
 
 INDIRECT_DESC, EVENT_IDX, VERSION_1, RING_PACKED = 28, 29, 32, 34
@@ -46,7 +48,8 @@ class Reaction(StrEnum):
     SILENT = "did nothing"
 
 
-def _eventfd() -> int:
+def new_eventfd() -> int:
+    """Return a new non-blocking eventfd."""
     return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
 
@@ -56,9 +59,9 @@ class Vring:
 
     index: int
     ring: SplitRing | PackedRing
-    kick_fd: int = attrs.field(factory=_eventfd)
-    call_fd: int = attrs.field(factory=_eventfd)
-    err_fd: int = attrs.field(factory=_eventfd)
+    kick_fd: int = attrs.field(factory=new_eventfd)
+    call_fd: int = attrs.field(factory=new_eventfd)
+    err_fd: int = attrs.field(factory=new_eventfd)
 
     def kick(self) -> None:
         """Notify the device. The system call orders the stores to the ring before it."""
@@ -66,11 +69,11 @@ class Vring:
 
     def calls(self) -> int:
         """Return the device's notifications since the last call."""
-        return _drain(self.call_fd)
+        return take_events(self.call_fd)
 
     def errors(self) -> int:
         """Return the device's error notifications since the last call."""
-        return _drain(self.err_fd)
+        return take_events(self.err_fd)
 
     @property
     def split(self) -> SplitRing:
@@ -87,7 +90,8 @@ class Vring:
             os.close(fd)
 
 
-def _drain(fd: int) -> int:
+def take_events(fd: int) -> int:
+    """Return the notifications of an eventfd since the last call."""
     try:
         return os.eventfd_read(fd)
     except BlockingIOError:

@@ -13,7 +13,7 @@ from typing import ClassVar
 import attrs
 import trio
 
-from vnet.check.front import NEEDS_RESET, Front, Vring
+from vnet.check.front import NEEDS_RESET, Front, Vring, new_eventfd, take_events
 from vnet.check.packed import PackedRing
 from vnet.check.split import SplitRing
 from vnet.check.trial import TrialOf
@@ -114,8 +114,7 @@ class DoorbellVring(Vring):
 
     def calls(self) -> int:
         """Return the device's notifications since the last call. Raises Skipped if the function has no MSI-X."""
-        if not self.front.vectors:
-            raise Skipped("the function has no MSI-X")
+        self.front.need_msix()
         return super().calls()
 
 
@@ -136,7 +135,7 @@ class PciFront(FunctionWire, Front):
         """Interrupts of each type."""
         self.doorbells: dict[int, tuple[int, int]] = {}
         """BAR and offset of each queue's notification address."""
-        self.config_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.config_fd = new_eventfd()
         """Notified by vector 0, that of configuration changes."""
         self._shared = self._msix = False
 
@@ -218,6 +217,11 @@ class PciFront(FunctionWire, Front):
         """MSI-X vectors of the function."""
         return self.irqs.get(IrqType.MSIX, 0) if self.capability(CAP_MSIX) is not None else 0
 
+    def need_msix(self) -> None:
+        """Raise Skipped if the function has no MSI-X."""
+        if not self.vectors:
+            raise Skipped("the function has no MSI-X")
+
     async def set_irqs(self, kind: IrqType, first: int, fds: Iterable[int]) -> None:
         """Have interrupts notify eventfds, or none. Raises PeerError."""
         given = list(fds)
@@ -268,10 +272,7 @@ class PciFront(FunctionWire, Front):
 
     def config_calls(self) -> int:
         """Return the notifications of configuration changes since the last call."""
-        try:
-            return os.eventfd_read(self.config_fd)
-        except BlockingIOError:
-            return 0
+        return take_events(self.config_fd)
 
     # Bring-up
 
@@ -416,6 +417,5 @@ PciTrial = TrialOf[PciFront]
 async def with_msix(trial: PciTrial) -> PciFront:
     """Return a running device that has MSI-X. Raises Skipped, PeerError."""
     front = await trial.up()
-    if not front.vectors:
-        raise Skipped("the function has no MSI-X")
+    front.need_msix()
     return front

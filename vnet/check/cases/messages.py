@@ -14,6 +14,7 @@ import trio
 
 from drivers.transports.vhost_user.constants import MAX_BODY, NO_FD, FrontendRequest, ProtocolFeature
 from vnet.check.case import Table
+from vnet.check.front import new_eventfd
 from vnet.check.memory import sealed_file
 from vnet.check.verdicts import Broken, Level, Skipped
 from vnet.check.vhost_user import VHOST_USER, VhostUserFront, VhostUserTrial, pair
@@ -438,7 +439,7 @@ async def another_kick(trial: VhostUserTrial) -> str:
     front = await trial.up()
     await trial.honest(front)
     vring = trial.main(front)
-    event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    event = new_eventfd()
     os.close(vring.kick_fd)
     vring.kick_fd = event
     answer = await front.tell(R.SET_VRING_KICK, struct.pack("<Q", vring.index), [event])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
 
 from vnet.check.case import Table
-from vnet.check.front import NEEDS_RESET, QUIET
+from vnet.check.front import NEEDS_RESET, QUIET, take_events
 from vnet.check.pci import NO_VECTOR, VFIO_USER, F, PciFront, PciTrial, with_msix
 from vnet.check.split import NEXT, Desc
 from vnet.check.verdicts import Broken, Level, Skipped
@@ -29,8 +28,7 @@ ISR_QUEUE, ISR_CONFIG = 1, 2
 async def each_vector(trial: PciTrial, field: F, vectors: list[int], want: Callable[[int], int]) -> str:
     """Write vectors of an event of a device that is not running yet, and judge what is read back."""
     front = await trial.negotiated()
-    if not front.vectors:
-        raise Skipped("the function has no MSI-X")
+    front.need_msix()
     await front.accept()
     await front.set(F.QUEUE_SELECT, trial.kind.main)
     for vector in vectors or [*range(min(front.vectors, 64)), front.vectors - 1]:
@@ -57,8 +55,7 @@ for _name, _field in _EVENTS:
 @add("PCI-DEV-60", "No interrupt for a queue without a vector", "4.1.5.3.1", MUST)
 async def queue_without_vector(trial: PciTrial) -> str:
     front = await trial.negotiated()
-    if not front.vectors:
-        raise Skipped("the function has no MSI-X")
+    front.need_msix()
     await front.accept()
     for index in trial.kind.rings:
         vring = front.new_ring(index, trial.kind.size)
@@ -125,23 +122,16 @@ async def with_intx(trial: PciTrial) -> tuple[PciFront, int]:
     vring = trial.main(front)
     await front.set_irqs(IrqType.INTX, 0, [vring.call_fd])
     await front.isr()
-    _notified(vring.call_fd)
+    take_events(vring.call_fd)
     await trial.honest(front)
     await trio.sleep(0.05)
     return front, vring.call_fd
 
 
-def _notified(fd: int) -> bool:
-    try:
-        return bool(os.eventfd_read(fd))
-    except BlockingIOError:
-        return False
-
-
 @add("PCI-DEV-37", "Without MSI-X the ISR status has the bit of queues when INTx comes", "4.1.4.5.1", MUST)
 async def isr_of_queue(trial: PciTrial) -> str:
     front, fd = await with_intx(trial)
-    if not _notified(fd):
+    if not take_events(fd):
         raise Broken("used a buffer and asserted no INTx within 0.05 s")
     if not await front.isr() & ISR_QUEUE:
         raise Broken("INTx came, and the bit is 0")
