@@ -138,6 +138,12 @@ class TrialOf(Generic[F_co]):
         if prepare:
             self.kind.prepare(front)
 
+    async def set_up_again(self, front: Front) -> None:
+        """Set up a device that was reset, with new rings. Raises Skipped, PeerError."""
+        await front.negotiate()
+        await front.accept()
+        await self.start(front)
+
     def main(self, front: Front) -> Vring:
         """Return the ring of the honest request."""
         return front.rings[self.kind.main]
@@ -159,6 +165,18 @@ class TrialOf(Generic[F_co]):
         if succeeds and (wrong := request.judge(used)):
             raise Broken(f"an honest request failed: {wrong}")
         return used
+
+    async def stays_idle(self, front: Front, when: str, seconds: float) -> None:
+        """Make an honest request that the device must leave alone.
+
+        Raises Broken if the device uses a buffer within ``seconds``; ``when`` ends its message.
+        """
+        vring = self.main(front)
+        front.submit(vring, self.kind.request(front).buffers)
+        vring.kick()
+        await trio.sleep(seconds)
+        if vring.ring.pending:
+            raise Broken(f"used a buffer {when}")
 
     async def fails(self, front: Front, request: Request) -> str:
         """Make a request that must be answered, with an error; return the error. Raises Broken, HungUp."""

@@ -146,7 +146,8 @@ async def reset_ring(trial: Trial) -> str:
     front = await trial.up()
     await trial.honest(front)
     await front.set_status(0)
-    return await _stays_idle(trial, front)
+    await trial.stays_idle(front, "of a ring that is stopped", 0.15)
+    return "left it alone"
 
 
 @add(
@@ -163,16 +164,7 @@ async def stopped_ring(trial: VhostUserTrial) -> str:
     reply = await front.ask(R.GET_VRING_BASE, pair(vring.index, 0))
     if reply != pair(vring.index, 1):
         raise Broken(f"replied to GET_VRING_BASE after one request with {reply.hex()}")
-    return await _stays_idle(trial, front)
-
-
-async def _stays_idle(trial: Trial, front: Front) -> str:
-    vring, request = trial.main(front), trial.kind.request(front)
-    front.submit(vring, request.buffers)
-    vring.kick()
-    await trio.sleep(0.15)
-    if vring.ring.pending:
-        raise Broken("used a buffer of a ring that is stopped")
+    await trial.stays_idle(front, "of a ring that is stopped", 0.15)
     return "left it alone"
 
 

@@ -54,10 +54,8 @@ async def resets_in_flight(trial: PciTrial) -> str:
         await trio.lowlevel.checkpoint()
         if vring.split.used_idx != before:
             raise Broken("used a buffer after the reset was done", MUST)
-        await front.negotiate()
-        await front.accept()
         front.arena.rewind()
-        await trial.start(front)
+        await trial.set_up_again(front)
         vring = trial.main(front)
     await trial.honest(front)
     return "served the next request"

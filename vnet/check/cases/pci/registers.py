@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-import trio
-
 from vnet.check.case import Table
+from vnet.check.front import RING_PACKED
 from vnet.check.pci import NO_VECTOR, VFIO_USER, F, PciFront, PciTrial, with_msix
 from vnet.check.verdicts import Broken, Level, Skipped
 
@@ -69,26 +68,28 @@ async def reset_status(trial: PciTrial) -> str:
         await front.set(F.DEVICE_STATUS, 0)
         if not await front.wait_for(F.DEVICE_STATUS, 0xFF, 0, front.patience):
             raise Broken(f"it is {await front.get(F.DEVICE_STATUS):#x} after {front.patience:g} s")
-        await front.negotiate()
-        await front.accept()
-        await trial.start(front)
+        await trial.set_up_again(front)
     return "three times"
 
 
-async def after_reset(field: F, expected: int, trial: PciTrial) -> str:
-    """Check a field of each queue after a reset."""
-    front = await trial.up()
-    await trial.honest(front)
-    await front.set_status(0)
+async def judge_queues(trial: PciTrial, front: PciFront, field: F, expected: int) -> None:
+    """Raise Broken if a field of a queue has another value."""
     for index in trial.kind.rings:
         value = await front.get_selected(index, field)
         if value != expected:
             raise Broken(f"{field.name.lower()} of queue {index} is {value:#x}")
+
+
+async def zero_after_reset(field: F, trial: PciTrial) -> str:
+    front = await trial.up()
+    await trial.honest(front)
+    await front.set_status(0)
+    await judge_queues(trial, front, field, 0)
     return "it is"
 
 
-add("PCI-DEV-16", "queue_enable is 0 after a reset", COMMON, MUST)(partial(after_reset, F.QUEUE_ENABLE, 0))
-add("PCI-DEV-17", "queue_reset is 0 after a reset", COMMON, MUST)(partial(after_reset, F.QUEUE_RESET, 0))
+add("PCI-DEV-16", "queue_enable is 0 after a reset", COMMON, MUST)(partial(zero_after_reset, F.QUEUE_ENABLE))
+add("PCI-DEV-17", "queue_reset is 0 after a reset", COMMON, MUST)(partial(zero_after_reset, F.QUEUE_RESET))
 
 
 @add("PCI-DEV-57", "No event has a vector after a reset", "4.1.5.1.2.1", MUST)
@@ -98,10 +99,7 @@ async def unmapped(trial: PciTrial) -> str:
     value = await front.get(F.CONFIG_MSIX_VECTOR)
     if value != NO_VECTOR:
         raise Broken(f"config_msix_vector is {value:#x}")
-    for index in trial.kind.rings:
-        value = await front.get_selected(index, F.QUEUE_MSIX_VECTOR)
-        if value != NO_VECTOR:
-            raise Broken(f"queue_msix_vector of queue {index} is {value:#x}")
+    await judge_queues(trial, front, F.QUEUE_MSIX_VECTOR, NO_VECTOR)
     return "none has"
 
 
@@ -122,7 +120,7 @@ async def no_such_queue(trial: PciTrial) -> str:
 @add("PCI-DEV-23", "queue_size is 0 or a power of two", COMMON, MUST)
 async def queue_sizes(trial: PciTrial) -> str:
     front = await trial.connect()
-    if await front.read_features() >> 34 & 1:
+    if await front.read_features() >> RING_PACKED & 1:
         raise Skipped("RING_PACKED is offered")
     sizes = [await front.get_selected(index, F.QUEUE_SIZE) for index in range(await front.get(F.NUM_QUEUES))]
     for index, size in enumerate(sizes):
@@ -194,12 +192,7 @@ async def queue_reset_enabled(trial: PciTrial) -> str:
 async def queue_reset_idle(trial: PciTrial) -> str:
     front = await with_queue_reset(trial)
     await reset_queue(front)
-    vring = trial.main(front)
-    front.submit(vring, trial.kind.request(front).buffers)
-    vring.kick()
-    await trio.sleep(0.1)
-    if vring.ring.pending:
-        raise Broken("used a buffer of a queue that was reset")
+    await trial.stays_idle(front, "of a queue that was reset", 0.1)
     return "it uses none"
 
 

@@ -188,9 +188,14 @@ async def msix_place(trial: PciTrial) -> tuple[PciFront, int]:
     return front, at
 
 
+def table_size(front: PciFront, at: int) -> int:
+    """Return the vectors of the MSI-X table, as its capability at ``at`` says."""
+    return (field(front, at + 2) & TABLE_SIZE) + 1
+
+
 def tables(front: PciFront, at: int) -> list[tuple[str, int, int, int]]:
     """Return name, BAR, offset and bytes of the MSI-X table and of the pending bits."""
-    count = (field(front, at + 2) & TABLE_SIZE) + 1
+    count = table_size(front, at)
     sizes = ("table", at + 4, MSIX_ENTRY * count), ("pending bits", at + 8, -(-count // 64) * 8)
     return [(name, field(front, place, 4) & 7, field(front, place, 4) & ~7, size) for name, place, size in sizes]
 
@@ -236,7 +241,7 @@ async def msix_control(trial: PciTrial) -> str:
 @add("PCI-DEV-51", "A function with MSI-X has 2 to 2048 vectors", VECTORS, SHOULD)
 async def vector_count(trial: PciTrial) -> str:
     front, at = await msix_place(trial)
-    count = (field(front, at + 2) & TABLE_SIZE) + 1
+    count = table_size(front, at)
     if count < 2:
         raise Broken(f"it has {count}")
     return f"it has {count}"
@@ -245,7 +250,7 @@ async def vector_count(trial: PciTrial) -> str:
 @add("PCI-DEV-52", "The MSI-X table size is the number of vectors", VECTORS, MUST)
 async def vector_count_true(trial: PciTrial) -> str:
     front, at = await msix_place(trial)
-    count = (field(front, at + 2) & TABLE_SIZE) + 1
+    count = table_size(front, at)
     if front.irqs.get(IrqType.MSIX) != count:
         raise Broken(f"the table has {count} vectors, and the server has {front.irqs.get(IrqType.MSIX)} interrupts")
     return f"both are {count}"
@@ -264,21 +269,15 @@ async def bus_master(trial: PciTrial) -> str:
     front = await trial.up()
     await trial.honest(front)
     await front.command(MEMORY)
-    vring, request = trial.main(front), trial.kind.request(front)
-    front.submit(vring, request.buffers)
-    vring.kick()
-    await trio.sleep(0.15)
-    if vring.ring.pending:
-        raise Broken("used a buffer without bus mastering")
+    await trial.stays_idle(front, "without bus mastering", 0.15)
     await front.command(WRITABLE)
+    vring = trial.main(front)
     vring.kick()
     await trio.sleep(0.05)
     if vring.ring.pending:
         return "left the request alone, and served it later"
     front.note("the function is reset and set up again")
-    await front.negotiate()
-    await front.accept()
-    await trial.start(front)
+    await trial.set_up_again(front)
     await trial.honest(front)
     return "left the request alone, and served another one after a reset"
 
@@ -290,15 +289,8 @@ async def after_function_reset(trial: PciTrial, front: PciFront, name: str) -> s
     await front.command(WRITABLE)
     if not await front.wait_for(F.DEVICE_STATUS, 0xFF, 0, front.patience):
         raise Broken(f"device_status is {await front.get(F.DEVICE_STATUS):#x} {front.patience:g} s after {name}")
-    vring = trial.main(front)
-    front.submit(vring, trial.kind.request(front).buffers)
-    vring.kick()
-    await trio.sleep(0.1)
-    if vring.ring.pending:
-        raise Broken(f"used a buffer after {name}")
-    await front.negotiate()
-    await front.accept()
-    await trial.start(front)
+    await trial.stays_idle(front, f"after {name}", 0.1)
+    await trial.set_up_again(front)
     await trial.honest(front)
     return f"serves after {name}"
 
