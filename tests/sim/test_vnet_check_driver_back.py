@@ -74,6 +74,17 @@ async def test_features_that_were_not_offered_are_a_finding() -> None:
     check_broken(watch, "FEAT-DRV-1", "offered")
 
 
+async def test_packed_rings_that_were_not_offered_are_a_finding_and_read_as_split_ones() -> None:
+    def change(front: VhostUserFront) -> None:
+        front.features |= 1 << RING_PACKED
+
+    async with watching("rng", change=change) as watch:
+        pass
+    check_broken(watch, "FEAT-DRV-1", "SET_FEATURES 0x540000000, offered 0x170000000")
+    check_broken(watch, "SPLIT-DRV-13", "available index 0x8000 -> 0x0000")
+    assert watch.back.ended == "moved the available index from 32768 to 0 in a ring of 16"
+
+
 @pytest.mark.parametrize("addr", [0, 1 << 60])
 async def test_memory_that_was_not_shared_ends_the_watch_with_the_reason(addr: int) -> None:
     async with watching("rng") as watch:

@@ -185,7 +185,7 @@ class WatchingBack:
         if vring.addrs is None or vring.kick < 0 or not enabled or vring.scope is not None:
             return
         addrs = (vring.addrs.desc, vring.addrs.used, vring.addrs.avail)
-        form = WatchedPacked if self.features >> RING_PACKED & 1 else WatchedSplit
+        form = WatchedPacked if self.features & self.offered & 1 << RING_PACKED else WatchedSplit
         vring.ring = form(self.memory, vring.num, addrs, vring.base, self.features, self.seen)
         vring.scope = trio.CancelScope()
         nursery.start_soon(self._run, index, vring, vring.ring, vring.scope)
