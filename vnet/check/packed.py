@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from vnet.check.memory import Arena
 from vnet.check.split import NEXT, WRITE, Buffer
 
-__all__ = ["AVAIL", "USED", "PackedRing"]
+__all__ = ["AVAIL", "DESC", "USED", "PackedRing"]
 
 AVAIL, USED = 1 << 7, 1 << 15
-_DESC = struct.Struct("<QIHH")
+DESC = struct.Struct("<QIHH")
+"""Address, length, buffer id and flags."""
 
 
 class PackedRing:
@@ -43,7 +44,7 @@ class PackedRing:
     def write(self, position: int, addr: int, size: int, ident: int, flags: int) -> None:
         """Write a descriptor, its flags last."""
         at = position % self.num
-        data = _DESC.pack(addr & (1 << 64) - 1, size & 0xFFFF_FFFF, ident & 0xFFFF, 0)
+        data = DESC.pack(addr & (1 << 64) - 1, size & 0xFFFF_FFFF, ident & 0xFFFF, 0)
         self._table[16 * at : 16 * at + 14] = data[:14]
         self._flags[8 * at + 7] = flags & 0xFFFF
 
@@ -51,7 +52,7 @@ class PackedRing:
         """Return length, buffer id and flags of a descriptor."""
         at = position % self.num
         flags = int(self._flags[8 * at + 7])
-        _, size, ident, _ = _DESC.unpack(self._table[16 * at : 16 * at + 16])
+        _, size, ident, _ = DESC.unpack(self._table[16 * at : 16 * at + 16])
         return size, ident, flags
 
     def suppress(self, off_wrap: int, flags: int) -> None:

@@ -13,6 +13,7 @@ __all__ = ["DESC", "INDIRECT", "NEXT", "WRITE", "Buffer", "Desc", "SplitRing", "
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 DESC = struct.Struct("<QIHH")
+"""Address, length, flags and next."""
 
 
 @attrs.frozen

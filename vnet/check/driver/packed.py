@@ -7,18 +7,17 @@ from collections.abc import Iterator
 
 from vnet.check.driver.clauses import Observations
 from vnet.check.driver.memory import DriverError, SharedRegions
-from vnet.check.driver.ring import Chain, Entry, WatchedRing
-from vnet.check.packed import AVAIL, USED
+from vnet.check.driver.ring import LARGEST, Chain, Entry, WatchedRing
+from vnet.check.packed import AVAIL, DESC, USED
 from vnet.check.split import INDIRECT, NEXT, WRITE
 from vnet.linux.memory import full_fence
 
 __all__ = ["WatchedPacked"]
 
-DESC = struct.Struct("<QIHH")
-"""Address, length, buffer id and flags."""
+WRAP = 1 << 15
+"""Bit of the wrap counter beside a position."""
 ENABLE, DISABLE, DESCRIPTOR = 0, 1, 2
 """Flags of event suppression: all, none, or one that passes a descriptor."""
-LARGEST = 1 << 15
 
 
 class WatchedPacked(WatchedRing):
@@ -32,27 +31,25 @@ class WatchedPacked(WatchedRing):
     ) -> None:
         """``addrs`` are those of ring, device area and driver area in the front end. Raises DriverError."""
         desc, device, driver = addrs
-        super().__init__(memory, num, features, seen)
         seen.judge("PACKED-DRV-2", 0 < num <= LARGEST, f"queue size {num}")
         aligned = not (desc % 16 or device % 4 or driver % 4)
         seen.judge("PACKED-DRV-1", aligned, f"areas at {desc:#x} {driver:#x} {device:#x}")
-        if not 0 < num <= LARGEST:
-            raise DriverError(f"set a queue size of {num}")
+        super().__init__(memory, num, features, seen)
         self._table = memory.view(desc, 16 * num, user=True)
         self._flags = self._table.cast("H")
         self._driver = memory.view(driver, 4, user=True).cast("H")
         self._device = memory.view(device, 4, user=True).cast("H")
-        if base == LARGEST:
+        if base == WRAP:
             base |= base << 16  # DPDK's virtio-user leaves the used half of a new ring 0
         # Positions count descriptors over two laps: the wrap counter is 1 in the first one.
         self._next, self._used = (
-            at % LARGEST % num + (0 if at & LARGEST else num) for at in (base & 0xFFFF, base >> 16 & 0xFFFF)
+            at % WRAP % num + (0 if at & WRAP else num) for at in (base & 0xFFFF, base >> 16 & 0xFFFF)
         )
         self._counts: dict[int, int] = {}  # descriptors of each list in flight, by buffer id
 
     @property
     def base(self) -> int:
-        first, second = (at % self.num | (LARGEST if self._lap(at) else 0) for at in (self._next, self._used))
+        first, second = (at % self.num | (WRAP if self._lap(at) else 0) for at in (self._next, self._used))
         return first | second << 16
 
     def _lap(self, at: int) -> int:
@@ -70,7 +67,7 @@ class WatchedPacked(WatchedRing):
 
     def ask_for_kick(self) -> None:
         if self.event_idx:
-            self._device[0] = self._next % self.num | (LARGEST if self._lap(self._next) else 0)
+            self._device[0] = self._next % self.num | (WRAP if self._lap(self._next) else 0)
         self._device[1] = DESCRIPTOR if self.event_idx else ENABLE
         full_fence()  # the driver stores its descriptor, then loads the suppression area
 
@@ -141,5 +138,5 @@ class WatchedPacked(WatchedRing):
             return flags != DISABLE
         # Section 2.8.10: the position may be one of the former lap.
         after = before + max(count, 1)
-        event = off_wrap % LARGEST - (0 if (off_wrap >> 15) == self._lap(self._used - count) else self.num)
+        event = off_wrap % WRAP - (0 if (off_wrap >> 15) == self._lap(self._used - count) else self.num)
         return (after - event - 1) & 0xFFFF < (after - before) & 0xFFFF

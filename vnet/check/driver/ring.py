@@ -15,10 +15,12 @@ from vnet.check.front import EVENT_IDX, INDIRECT_DESC
 from vnet.check.split import DESC, INDIRECT, NEXT, WRITE
 from vnet.linux.memory import full_fence
 
-__all__ = ["Chain", "Entry", "WatchedRing", "WatchedSplit"]
+__all__ = ["LARGEST", "Chain", "Entry", "WatchedRing", "WatchedSplit"]
 
 Entry = tuple[int, int, int, str]
 """Address, size, flags and bytes of a descriptor."""
+LARGEST = 1 << 15
+"""Most descriptors of a ring."""
 
 
 @attrs.frozen
@@ -52,6 +54,9 @@ class WatchedRing(ABC):
     """Clause of readable buffers before writable ones."""
 
     def __init__(self, memory: SharedRegions, num: int, features: int, seen: Observations) -> None:
+        """Raises DriverError for a queue size that no ring can have."""
+        if not 0 < num <= LARGEST:
+            raise DriverError(f"set a queue size of {num}")
         self.memory, self.num, self.seen = memory, num, seen
         self.event_idx, self.indirect = bool(features >> EVENT_IDX & 1), bool(features >> INDIRECT_DESC & 1)
 
@@ -128,11 +133,9 @@ class WatchedSplit(WatchedRing):
     ) -> None:
         """``addrs`` are those of table, used and available ring in the front end. Raises DriverError."""
         desc, used, avail = addrs
-        super().__init__(memory, num, features, seen)
-        seen.judge("SPLIT-DRV-2", 0 < num <= 32768 and not num & num - 1, f"queue size {num}")
+        seen.judge("SPLIT-DRV-2", 0 < num <= LARGEST and not num & num - 1, f"queue size {num}")
         seen.judge("SPLIT-DRV-1", not (desc % 16 or avail % 2 or used % 4), f"areas at {desc:#x} {avail:#x} {used:#x}")
-        if not 0 < num <= 32768:
-            raise DriverError(f"set a queue size of {num}")
+        super().__init__(memory, num, features, seen)
         self._table = memory.view(desc, 16 * num, user=True)
         self._avail = memory.view(avail, 6 + 2 * num, user=True).cast("H")
         self._used = memory.view(used, 6 + 8 * num, user=True)
