@@ -16,7 +16,7 @@ import trio
 
 from drivers.carriers.payload import PackedPayload
 from vnet.check.memory import Arena
-from vnet.check.wire import BadReply, HungUp, Journal, PeerError, Silence
+from vnet.check.wire import SHOWN, BadReply, HungUp, Journal, PeerError, Silence, send_all, wait_for_room
 from vnet.vfio_user.accesses import RegionRead
 from vnet.vfio_user.constants import FDS_MAX, MESSAGE_MAX, Command, HeaderFlag
 
@@ -27,8 +27,6 @@ HEADER = struct.Struct("<HHIII")
 DMA = struct.Struct("<QQ")
 TYPE = 0xF
 """Bits of the header's flags that are the type of the message."""
-SHOWN = 96
-"""Most bytes of a message that a report shows."""
 
 
 class Refusal(PeerError):
@@ -53,8 +51,7 @@ class FunctionWire:
     async def ask(self, command: Command, body: bytes = b"", fds: Sequence[int] = (), note: str = "") -> bytes:
         """Send a command; return the body of its reply. Raises Refusal, PeerError."""
         self._number = self._number % 0xFFFF + 1
-        with_fds = f" with {len(fds)} file descriptors" if fds else ""
-        self.journal.note(f"{note or command.name}{with_fds}: {body[:SHOWN].hex()}{'…' if len(body) > SHOWN else ''}")
+        self.journal.note_message(note or command.name, body, fds)
         await self._send(HEADER.pack(self._number, command, HEADER.size + len(body), 0, 0) + body, fds)
         with trio.move_on_after(self.patience):
             while True:
@@ -100,21 +97,9 @@ class FunctionWire:
     # The socket
 
     async def _send(self, data: bytes, fds: Sequence[int]) -> None:
-        left = memoryview(data)
-        with trio.move_on_after(self.patience):
-            while not self._flush():
-                await trio.lowlevel.wait_writable(self._socket)
-            while left:
-                try:
-                    sent = socket.send_fds(self._socket, [left], list(fds), socket.MSG_NOSIGNAL)
-                except BlockingIOError:
-                    await trio.lowlevel.wait_writable(self._socket)
-                    continue
-                except OSError as exc:
-                    raise HungUp(f"closed the connection ({exc.strerror})") from None
-                left, fds = left[sent:], ()
-            return
-        raise Silence(f"took no more bytes for {self.patience:g} s")
+        while not self._flush():
+            await wait_for_room(self._socket, self.patience)
+        await send_all(self._socket, data, fds, self.patience)
 
     def _put(self, data: bytes) -> None:
         self._outbox += data

@@ -17,7 +17,10 @@ import trio
 
 from drivers.transports.vhost_user.constants import MAX_BODY, MAX_FDS, VERSION, FrontendRequest, HeaderFlag
 
-__all__ = ["Answer", "BadReply", "HungUp", "Journal", "PeerError", "Silence", "Wire", "emit", "name_of"]
+__all__ = [
+    "SHOWN", "Answer", "BadReply", "HungUp", "Journal", "PeerError", "Silence", "Wire", "emit", "name_of", "send_all",
+    "wait_for_room",
+]  # fmt: skip
 
 HEADER = struct.Struct("<III")
 SHOWN = 96
@@ -59,6 +62,11 @@ class Journal:
     def note(self, text: str) -> None:
         (self.setup if self.in_setup else self.sent).append(text)
 
+    def note_message(self, name: str, data: bytes, fds: Sequence[int]) -> None:
+        """Note the first bytes of a message, and its number of file descriptors."""
+        with_fds = f" with {len(fds)} file descriptors" if len(fds) > 1 else " with a file descriptor" if fds else ""
+        self.note(f"{name}{with_fds}: {data[:SHOWN].hex()}{'…' if len(data) > SHOWN else ''}")
+
 
 def name_of(request: int) -> str:
     """Return the name of a front end's request, or its number if it has none."""
@@ -71,6 +79,29 @@ def name_of(request: int) -> str:
 def emit(request: int, body: bytes = b"", flags: int = VERSION, size: int | None = None) -> bytes:
     """Return the bytes of a message; ``size`` replaces the true size of the body in the header."""
     return HEADER.pack(request, flags, len(body) if size is None else size) + body
+
+
+async def wait_for_room(connected: socket.socket, patience: float) -> None:
+    """Wait until a socket takes bytes again. Raises Silence."""
+    with trio.move_on_after(patience) as scope:
+        await trio.lowlevel.wait_writable(connected)
+    if scope.cancelled_caught:
+        raise Silence(f"took no more bytes for {patience:g} s") from None
+
+
+async def send_all(connected: socket.socket, data: bytes, fds: Sequence[int], patience: float) -> None:
+    """Send all bytes, the file descriptors with the first one. Raises HungUp, Silence."""
+    left = memoryview(data)
+    while left:
+        try:
+            sent = socket.send_fds(connected, [left], list(fds), socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            await wait_for_room(connected, patience)
+            continue
+        except OSError as exc:
+            raise HungUp(f"closed the connection ({exc.strerror})") from None
+        left, fds = left[sent:], ()
+    await trio.lowlevel.checkpoint()
 
 
 class Wire:
@@ -86,23 +117,8 @@ class Wire:
 
     async def send(self, data: bytes, fds: Sequence[int] = (), *, note: str = "") -> None:
         """Send all bytes, the file descriptors with the first one. Raises HungUp, Silence."""
-        with_fds = f" with {len(fds)} file descriptors" if len(fds) > 1 else " with a file descriptor" if fds else ""
-        more = "…" if len(data) > SHOWN else ""
-        self.journal.note(f"{note or _label(data)}{with_fds}: {data[:SHOWN].hex()}{more}")
-        left = memoryview(data)
-        while left:
-            try:
-                sent = socket.send_fds(self._socket, [left], list(fds), socket.MSG_NOSIGNAL)
-            except BlockingIOError:
-                with trio.move_on_after(self.patience) as scope:
-                    await trio.lowlevel.wait_writable(self._socket)
-                if scope.cancelled_caught:
-                    raise Silence(f"took no more bytes for {self.patience:g} s") from None
-                continue
-            except OSError as exc:
-                raise HungUp(f"closed the connection ({exc.strerror})") from None
-            left, fds = left[sent:], ()
-        await trio.lowlevel.checkpoint()
+        self.journal.note_message(note or _label(data), data, fds)
+        await send_all(self._socket, data, fds, self.patience)
 
     async def read(self, size: int, fds: list[int]) -> bytes:
         """Return exactly ``size`` bytes; add received file descriptors to ``fds``. Raises HungUp, Silence."""
