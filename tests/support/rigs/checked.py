@@ -18,6 +18,7 @@ from drivers.errors import TransportLost
 from drivers.transports.pci import VirtioEpf
 from drivers.transports.pci.back import BAR, NOTIFY_AT
 from rings.ids import DeviceId
+from support.rigs.vfio_user import Report
 from support.rigs.vhost_user import open_back
 from vnet.check.case import select
 from vnet.check.cases import CASES
@@ -39,11 +40,45 @@ from vnet.ports.disk.store import MemoryStore
 from vnet.vfio_user.server import VfioUserRoot
 from vnet.vfio_user.session import Doorbell
 
-__all__ = ["ServedPeer", "check_disk", "check_function", "check_own", "check_peer", "check_watched", "unlike"]
+__all__ = [
+    "ServedPeer",
+    "check_disk",
+    "check_function",
+    "check_own",
+    "check_peer",
+    "check_watched",
+    "open_served",
+    "receive",
+    "unlike",
+]
 
 P = TypeVar("P", bound=Peer)
 
 KIND_OF = {DeviceId.NET: "net", DeviceId.BLOCK: "blk", DeviceId.SCSI: "scsi"}
+
+
+def open_served(nursery: trio.Nursery, serve: Callable[[socket.socket], Awaitable[object]]) -> socket.socket:
+    """Return a connection whose other end ``serve`` serves in a task."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    for one in (ours, theirs):
+        one.setblocking(False)
+    nursery.start_soon(serve, theirs)
+    return ours
+
+
+async def receive(connected: socket.socket, size: int) -> tuple[bytes, list[int]]:
+    """Receive ``size`` bytes, or fewer if the connection ends, and file descriptors."""
+    data, fds = b"", list[int]()
+    while len(data) < size:
+        await trio.lowlevel.wait_readable(connected)
+        try:
+            part, more, _, _ = socket.recv_fds(connected, size - len(data), 253)
+        except OSError:
+            break
+        if not part:
+            break
+        data, fds = data + part, fds + more
+    return data, fds
 
 
 class ServedPeer(Peer):
@@ -54,11 +89,7 @@ class ServedPeer(Peer):
         self.nursery, self.serve = nursery, serve
 
     async def connect(self, patience: float) -> socket.socket:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        for one in (ours, theirs):
-            one.setblocking(False)
-        self.nursery.start_soon(self.serve, theirs)
-        return ours
+        return open_served(self.nursery, self.serve)
 
 
 async def check_peer(
@@ -118,16 +149,6 @@ async def check_disk(
     return await check_own(driver, DeviceId.BLOCK, *words, packed=packed, options=options)
 
 
-class Deaf:
-    """The owner of a function, whom its server tells about clients."""
-
-    def trouble(self, text: str) -> None:
-        pass
-
-    def agreed(self) -> None:
-        pass
-
-
 async def check_function(
     driver: VhostDriver, device_id: DeviceId, *words: str, packed: bool = False, options: Options | None = None
 ) -> dict[str, Result]:
@@ -135,7 +156,7 @@ async def check_function(
     poller, link, bus = Poller(), IdealLink("l0"), VhostBus()
     controller = EndpointController(link, name="ep.l0")
     back = VirtioEpf(controller, 0, Identity(device_id, "checked0", packed))
-    root = VfioUserRoot(LocalIpc(poller), {0: Deaf()})
+    root = VfioUserRoot(LocalIpc(poller), {0: Report()})
     server = root.servers[0]
     server.doorbells = [Doorbell(BAR, NOTIFY_AT)]
 

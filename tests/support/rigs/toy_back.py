@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from support.rigs.checked import check_peer
+from support.rigs.checked import check_peer, open_served, receive
 from vnet.check.peer import Peer
 from vnet.check.program import Figures
 from vnet.check.trial import Options
@@ -48,13 +48,13 @@ class ToyBack:
                 os.close(fd)
 
     async def message(self) -> bool:
-        header, fds = await self.receive(HEADER.size)
+        header, fds = await receive(self.socket, HEADER.size)
         if len(header) < HEADER.size:
             return False
         request, _, size = HEADER.unpack(header)
         if size > 4096:
             return False
-        body, _ = await self.receive(size) if size else (b"", [])
+        body, _ = await receive(self.socket, size) if size else (b"", [])
         if self.fault == "silent":
             return True
         match request:
@@ -81,19 +81,6 @@ class ToyBack:
         for fd in fds:
             os.close(fd)
         return True
-
-    async def receive(self, size: int) -> tuple[bytes, list[int]]:
-        data, fds = b"", list[int]()
-        while len(data) < size:
-            await trio.lowlevel.wait_readable(self.socket)
-            try:
-                part, more, _, _ = socket.recv_fds(self.socket, size - len(data), 253)
-            except OSError:
-                break
-            if not part:
-                break
-            data, fds = data + part, fds + more
-        return data, fds
 
     def reply(self, request: int, body: bytes) -> None:
         flags = 1 if self.fault == "flags" else 5
@@ -174,11 +161,7 @@ class ToyPeer(Peer):
             self.lives = False
         if fault == "leaks":
             self.leaked += 1
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        ours.setblocking(False)
-        theirs.setblocking(False)
-        self.nursery.start_soon(ToyBack(theirs, fault).serve)
-        return ours
+        return open_served(self.nursery, lambda connected: ToyBack(connected, fault).serve())
 
     leaked = 0
 

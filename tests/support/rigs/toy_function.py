@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from support.rigs.checked import check_peer
+from support.rigs.checked import check_peer, open_served, receive
 from vnet.check.kinds.blk import SECTOR
 from vnet.check.pci import F, PciFront
 from vnet.check.peer import Peer
@@ -139,11 +139,13 @@ class ToyFunction:
     async def serve(self) -> None:
         try:
             while True:
-                head, fds = await self.receive(HEADER.size)
+                head, fds = await receive(self.socket, HEADER.size)
                 if len(head) < HEADER.size:
                     return
                 number, command, size, flags, _ = HEADER.unpack(head)
-                body, more = await self.receive(size - HEADER.size)
+                body, more = await receive(self.socket, size - HEADER.size)
+                if len(body) < size - HEADER.size:
+                    return
                 error, reply = self.handle(command, body, fds + more)
                 if self.peer.wedged:
                     await trio.sleep_forever()
@@ -156,16 +158,6 @@ class ToyFunction:
             self.socket.close()
             for fd in self.fds.values():
                 os.close(fd)
-
-    async def receive(self, size: int) -> tuple[bytes, list[int]]:
-        data, fds = b"", list[int]()
-        while len(data) < size:
-            await trio.lowlevel.wait_readable(self.socket)
-            part, more, _, _ = socket.recv_fds(self.socket, size - len(data), 16)
-            if not part:
-                break
-            data, fds = data + part, fds + more
-        return data, fds
 
     def handle(self, command: int, body: bytes, fds: list[int]) -> tuple[int, bytes]:
         match command:
@@ -424,13 +416,9 @@ class ToyFunctionPeer(Peer):
         self.nursery, self.fault, self.connections, self.wedged = nursery, fault, 0, False
 
     async def connect(self, patience: float) -> socket.socket:
-        ours, theirs = socket.socketpair()
-        for one in (ours, theirs):
-            one.setblocking(False)
         fault = self.fault if self.connections == 2 else Fault()
         self.connections += 1
-        self.nursery.start_soon(ToyFunction(theirs, self, fault).serve)
-        return ours
+        return open_served(self.nursery, lambda connected: ToyFunction(connected, self, fault).serve())
 
 
 async def check_function_with(fault: Fault, *words: str) -> dict[str, Result]:
