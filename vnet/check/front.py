@@ -1,4 +1,4 @@
-"""A front end of the checker's own, whatever carries the device: memory, rings, and how the device reacts."""
+"""A front end of the checker's own, for every carrier: memory, rings, requests, and reactions of the device."""
 
 from __future__ import annotations
 

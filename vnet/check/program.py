@@ -1,4 +1,4 @@
-"""A foreign program: its start and end, whether it lives, what it uses and prints."""
+"""A foreign program: its start, life and end, its use of CPU and memory, and its output."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Program:
         with trio.move_on_after(END, shield=True):
             while process.poll() is None:  # noqa: ASYNC110  there is no event for it
                 await trio.sleep(0.01)
-        for pid in _session(process.pid):  # also what it has started, in whatever process group
+        for pid in _session(process.pid):  # its descendants too, in any process group
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:

@@ -43,7 +43,7 @@ class FunctionWire:
         self.patience = patience
         self._memory = arena
         self._number = 0
-        self._outbox = bytearray()  # what must be sent without waiting, and found no room
+        self._outbox = bytearray()  # bytes for which the socket had no room yet
         self._inbox = bytearray()
 
     # Commands
@@ -128,7 +128,7 @@ class FunctionWire:
             return False
         except OSError as exc:
             raise HungUp(f"closed the connection ({exc.strerror})") from None
-        for fd in fds:  # of regions that may be mapped: the checker reads registers by messages
+        for fd in fds:  # descriptors of mappable regions: the checker reads registers by messages
             os.close(fd)
         if not data:
             raise HungUp("closed the connection")

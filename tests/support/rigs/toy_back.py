@@ -1,4 +1,4 @@
-"""A vhost-user back end of an entropy device in a hundred lines, whose faults a test chooses: the peer of a checker."""
+"""A vhost-user back end of an entropy device, whose faults a test chooses: the peer of a checker."""
 
 from __future__ import annotations
 

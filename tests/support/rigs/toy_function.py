@@ -1,4 +1,4 @@
-"""A vfio-user server of a disk as a virtio-pci function in 300 lines, whose faults a test chooses: a checker's peer."""
+"""A vfio-user server of a disk as a virtio-pci function, whose faults a test chooses: the peer of a checker."""
 
 from __future__ import annotations
 

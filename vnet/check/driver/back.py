@@ -199,7 +199,7 @@ class WatchingBack:
     async def _run(self, index: int, vring: WatchedVring, ring: WatchedRing, scope: trio.CancelScope) -> None:
         """Serve a ring until it is stopped."""
         ring.ask_for_kick()
-        judged = bool(ring.waiting)  # of chains from before the start no kick is due
+        judged = bool(ring.waiting)  # no kick is due for chains from before the start
         with scope:
             while True:
                 await self.between(vring, ring)
@@ -226,7 +226,7 @@ class WatchingBack:
         return written is not None and ring.give(chain.head, written)
 
     async def between(self, vring: WatchedVring, ring: WatchedRing) -> None:
-        """Do what is due before a ring is looked at again; nothing here."""
+        """Run before each wait for a kick. Does nothing here."""
 
     def call(self, vring: WatchedVring) -> None:
         """Notify the driver. Raises DriverError."""

@@ -140,7 +140,7 @@ class LyingBack(WatchingBack):
         return False
 
     async def between(self, vring: WatchedVring, ring: WatchedRing) -> None:
-        """Give back what was kept."""
+        """Give the kept chains back after `SILENCE` seconds."""
         if self._late:
             await trio.sleep(SILENCE)
             calls = [late.give(chain.head, written) for late, chain, written in self._late]

@@ -24,7 +24,7 @@ OK, BAD_TARGET = 0, 3
 GOOD, CHECK_CONDITION = 0, 2
 ILLEGAL_REQUEST, INVALID_COMMAND, OUT_OF_RANGE, INVALID_FIELD = 5, 0x20, 0x21, 0x24
 HEAD_OF_QUEUE = frozenset({0x03, 0x12, 0xA0})
-"""REQUEST SENSE, INQUIRY and REPORT LUNS: they run first whatever their attribute says."""
+"""REQUEST SENSE, INQUIRY and REPORT LUNS: they run first with every task attribute."""
 ORDERED = 1
 
 
