@@ -25,7 +25,7 @@ from vnet.vfio_user.payloads import DeviceInfo, DmaMap, IrqInfo, RegionInfo, Set
 
 __all__ = [
     "BUS_MASTER", "COMMAND", "MEMORY", "NO_VECTOR", "VFIO_USER", "Capability", "F", "Kind", "PciFront", "PciTrial",
-    "Structure", "with_msix",
+    "Structure", "areas", "with_msix",
 ]  # fmt: skip
 
 VFIO_USER = "vfio-user"
@@ -118,6 +118,11 @@ class DoorbellVring(Vring):
         return super().calls()
 
 
+def areas(ring: SplitRing | PackedRing) -> list[tuple[F, int]]:
+    """Return the field and the address of each area of a ring."""
+    return [(F.QUEUE_DESC, ring.desc), (F.QUEUE_DRIVER, ring.driver), (F.QUEUE_DEVICE, ring.device)]
+
+
 class PciFront(FunctionWire, Front):
     """A connection to a function, with its registers."""
 
@@ -155,7 +160,7 @@ class PciFront(FunctionWire, Front):
         if not info.flags & DeviceFlag.PCI or info.regions <= Region.CONFIG:
             raise PeerError(f"is no PCI function: flags {info.flags:#x}, {info.regions} regions")
         if info.flags & DeviceFlag.RESET:
-            await self.ask(C.DEVICE_RESET)
+            await self.reset()
         for index in (*range(6), Region.CONFIG):
             region = RegionInfo(RegionInfo.FORM.size, 0, index, 0, 0, 0)
             self.sizes[index] = (await self.ask_for(RegionInfo, C.DEVICE_GET_REGION_INFO, region)).size
@@ -211,6 +216,13 @@ class PciFront(FunctionWire, Front):
         if not structures:
             raise PeerError(f"has no capability of the {kind.name} structure")
         return structures[0]
+
+    def need_structures(self, kind: Kind, name: str) -> list[Structure]:
+        """Return the structures of a type. Raises Skipped, which says ``name``, if the function has none."""
+        structures = self.structures(kind)
+        if not structures:
+            raise Skipped(f"the function has no {name}")
+        return structures
 
     @property
     def vectors(self) -> int:
@@ -357,7 +369,7 @@ class PciFront(FunctionWire, Front):
             vector = self.vector_of(vring.index)
             await self.set_irqs(IrqType.MSIX, vector, [vring.call_fd])
             await self.map_vector(F.QUEUE_MSIX_VECTOR, vector)
-        for field, addr in ((F.QUEUE_DESC, ring.desc), (F.QUEUE_DRIVER, ring.driver), (F.QUEUE_DEVICE, ring.device)):
+        for field, addr in areas(ring):
             for at in (0, 4):
                 await self.set_part(field, at, 4, addr >> 8 * at & 0xFFFF_FFFF)
         place = self.structure(Kind.NOTIFY)
@@ -377,9 +389,7 @@ class PciFront(FunctionWire, Front):
         raise PeerError(f"is not reset {self.patience:g} s after 0 was written to device_status")
 
     async def config_at(self, offset: int, size: int) -> bytes:
-        if not self.structures(Kind.DEVICE):
-            raise Skipped("the function has no device configuration")
-        place = self.structure(Kind.DEVICE)
+        place = self.need_structures(Kind.DEVICE, "device configuration")[0]
         if offset + size > place.length:
             raise Skipped(f"the device configuration has {place.length} bytes")
         return await self.read(place.bar, place.offset + offset, size, f"read device configuration {offset:#x}")

@@ -9,7 +9,7 @@ import trio
 
 from vnet.check.case import Table
 from vnet.check.front import NEEDS_RESET, Reaction
-from vnet.check.pci import NO_VECTOR, VFIO_USER, F, PciTrial, with_msix
+from vnet.check.pci import NO_VECTOR, VFIO_USER, F, PciTrial, areas, with_msix
 from vnet.check.verdicts import Broken, Level
 
 __all__ = ["PCI_HOSTILE"]
@@ -178,11 +178,7 @@ async def bad_place(change: Callable[[int, int], int], trial: PciTrial) -> str:
     await front.accept()
     vring = front.new_ring(trial.kind.main, trial.kind.size)
     await front.set_up(vring)
-    for field, addr in (
-        (F.QUEUE_DESC, vring.ring.desc),
-        (F.QUEUE_DRIVER, vring.ring.driver),
-        (F.QUEUE_DEVICE, vring.ring.device),
-    ):
+    for field, addr in areas(vring.ring):
         await front.set(field, change(addr, front.arena.end))
     await front.set(F.QUEUE_ENABLE, 1)
     await front.driver_ok()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 
 import trio
@@ -71,10 +71,8 @@ async def queue_without_vector(trial: PciTrial) -> str:
     return "none came"
 
 
-async def broken_queue(trial: PciTrial, before: Callable[[PciFront], Awaitable[None]]) -> PciFront:
-    """Return a device that set NEEDS_RESET, which ``before`` prepared. Raises Skipped if it never does."""
-    front = await with_msix(trial)
-    await before(front)
+async def break_queue(trial: PciTrial, front: PciFront) -> None:
+    """Have the device set NEEDS_RESET. Raises Skipped if it does not."""
     vring, request = trial.main(front), trial.kind.request(front)
     first = request.buffers[0]
     vring.split.write(0, Desc(first.addr, first.size, NEXT, 0))
@@ -84,16 +82,12 @@ async def broken_queue(trial: PciTrial, before: Callable[[PciFront], Awaitable[N
     if not await front.wait_for(F.DEVICE_STATUS, NEEDS_RESET, NEEDS_RESET, QUIET):
         raise Skipped("the device does not set NEEDS_RESET after a ring with a loop")
     await trio.sleep(0.05)
-    return front
-
-
-async def _nothing(_: PciFront) -> None:
-    pass
 
 
 @add("PCI-DEV-36", "The ISR status tells of a configuration change, and an interrupt comes", "4.1.4.5.1", MUST)
 async def config_change(trial: PciTrial) -> str:
-    front = await broken_queue(trial, _nothing)
+    front = await with_msix(trial)
+    await break_queue(trial, front)
     if not front.config_calls():
         raise Broken("NEEDS_RESET is set, and no interrupt came", MUST)
     if not await front.isr() & ISR_CONFIG:
@@ -103,10 +97,9 @@ async def config_change(trial: PciTrial) -> str:
 
 @add("PCI-DEV-61", "No interrupt for a configuration change without a vector", "4.1.5.4.1", MUST)
 async def config_without_vector(trial: PciTrial) -> str:
-    async def unmap(front: PciFront) -> None:
-        await front.set(F.CONFIG_MSIX_VECTOR, NO_VECTOR)
-
-    front = await broken_queue(trial, unmap)
+    front = await with_msix(trial)
+    await front.set(F.CONFIG_MSIX_VECTOR, NO_VECTOR)
+    await break_queue(trial, front)
     if front.config_calls():
         raise Broken("an interrupt came")
     return "none came"

@@ -155,12 +155,13 @@ async def notify_aligned(trial: PciTrial) -> str:
 @add("PCI-DEV-42", "Shared memory lies in its BAR", "4.1.4.7.1", MUST)
 async def shared_memory(trial: PciTrial) -> str:
     front = await trial.connect()
-    for one in shared(front):
+    regions = shared(front)
+    for one in regions:
         low, high = (int.from_bytes(front.space[one.at + at : one.at + at + 4], "little") for at in (16, 20))
         offset, size = one.offset | low << 32, one.length | high << 32
         if one.bar > 5 or offset + size > front.sizes[one.bar]:
             raise Broken(f"{size:#x} bytes at {offset:#x} of BAR {one.bar}, of {front.sizes.get(one.bar, 0):#x}")
-    return f"{len(shared(front))} regions"
+    return f"{len(regions)} regions"
 
 
 @add("PCI-DEV-43", "Each shared memory region has an id of its own", "4.1.4.7.1", MUST)
@@ -172,10 +173,7 @@ async def shared_memory_ids(trial: PciTrial) -> str:
 
 
 def shared(front: PciFront) -> list[Structure]:
-    structures = front.structures(Kind.SHARED_MEMORY)
-    if not structures:
-        raise Skipped("the function has no shared memory")
-    return structures
+    return front.need_structures(Kind.SHARED_MEMORY, "shared memory")
 
 
 @add("PCI-DEV-45", "The length of a vendor data capability is a multiple of 4", "4.1.4.8.1", MUST)
@@ -197,10 +195,7 @@ async def vendor_id(trial: PciTrial) -> str:
 
 
 def vendors(front: PciFront) -> list[Structure]:
-    structures = front.structures(Kind.VENDOR)
-    if not structures:
-        raise Skipped("the function has no vendor data capability")
-    return structures
+    return front.need_structures(Kind.VENDOR, "vendor data capability")
 
 
 # Access by configuration space
