@@ -267,10 +267,11 @@ class ToyFunction:
             return
         match field:
             case F.DEVICE_STATUS if not value:
+                used, after = self.queue[F.QUEUE_DEVICE], self.last + 1
                 if word != "no reset":
                     self.reset()
-                if word == "late" and self.maps:
-                    self.publish(0, 0)
+                if word == "late" and used:
+                    self.peer.nursery.start_soon(self.move_index_late, used, after)
             case F.DEVICE_STATUS:
                 offered = sum(one << 32 * at for at, one in enumerate(self.driver)) & ~FEATURES
                 refused = value & 8 and offered and word != "takes any feature"
@@ -297,6 +298,11 @@ class ToyFunction:
                 self.queue[field] = 1
             case F.DEVICE_FEATURE_SELECT | F.DRIVER_FEATURE_SELECT | F.QUEUE_SELECT:
                 self.fields[field] = value
+
+    async def move_index_late(self, used: int, index: int) -> None:
+        """Write the used index of a ring after its reset."""
+        await trio.sleep(0.001)
+        self.view(used, 4)[2:4] = index.to_bytes(2, "little")
 
     def vector(self, value: int) -> int:
         word = self.fault.word
@@ -382,13 +388,12 @@ class ToyFunction:
             if not flags & 1:
                 break
         else:
-            if num:
-                self.fields[F.DEVICE_STATUS] |= 64
-                self.isr |= 0 if self.fault.word == "no ISR" else 2
-                self.interrupt(self.config_vector)
-                return False
-        used = self.view(self.queue[F.QUEUE_DEVICE], 4 + 8 * max(num, 1))
-        place = 4 + 8 * (self.last % max(num, 1))
+            self.fields[F.DEVICE_STATUS] |= 64
+            self.isr |= 0 if self.fault.word == "no ISR" else 2
+            self.interrupt(self.config_vector)
+            return False
+        used = self.view(self.queue[F.QUEUE_DEVICE], 4 + 8 * num)
+        place = 4 + 8 * (self.last % num)
         used[place : place + 8] = struct.pack("<II", head, written or SECTOR + 1)
         self.last = self.last + 1 & 0xFFFF
         used[2:4] = self.last.to_bytes(2, "little")

@@ -51,7 +51,7 @@ async def resets_in_flight(trial: PciTrial) -> str:
         vring.kick()
         await front.set_status(0)
         before = vring.split.used_idx
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(0.002)
         if vring.split.used_idx != before:
             raise Broken("used a buffer after the reset was done", MUST)
         front.arena.rewind()
