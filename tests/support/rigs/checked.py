@@ -11,14 +11,12 @@ from typing import TypeVar
 import trio
 
 from drivers.bus.back import Identity
-from drivers.bus.vhost import VhostBus, VhostDriver
+from drivers.bus.vhost import VhostDriver
 from drivers.carriers.framing import ProtocolError
 from drivers.devices.blk import BLK, BlkPlug
 from drivers.errors import TransportLost
-from drivers.transports.pci import VirtioEpf
-from drivers.transports.pci.back import BAR, NOTIFY_AT
 from rings.ids import DeviceId
-from support.rigs.vfio_user import Report
+from support.rigs.vfio_user import open_function
 from support.rigs.vhost_user import open_back
 from vnet.check.case import select
 from vnet.check.cases import CASES
@@ -32,13 +30,8 @@ from vnet.check.runner import NoDevice, Run
 from vnet.check.trial import Options
 from vnet.check.verdicts import Result, Verdict
 from vnet.check.vhost_user import VhostUserFront
-from vnet.link.ideal import IdealLink
-from vnet.linux.ipc import LocalIpc, UnixSocket
-from vnet.linux.poller import Poller
-from vnet.pcie.epc import EndpointController
+from vnet.linux.ipc import UnixSocket
 from vnet.ports.disk.store import MemoryStore
-from vnet.vfio_user.server import VfioUserRoot
-from vnet.vfio_user.session import Doorbell
 
 __all__ = [
     "ServedPeer",
@@ -153,36 +146,13 @@ async def check_function(
     driver: VhostDriver, device_id: DeviceId, *words: str, packed: bool = False, options: Options | None = None
 ) -> dict[str, Result]:
     """Run cases against a device of this project as a PCI function over vfio-user. Raises NoDevice."""
-    poller, link, bus = Poller(), IdealLink("l0"), VhostBus()
-    controller = EndpointController(link, name="ep.l0")
-    back = VirtioEpf(controller, 0, Identity(device_id, "checked0", packed))
-    root = VfioUserRoot(LocalIpc(poller), {0: Report()})
-    server = root.servers[0]
-    server.doorbells = [Doorbell(BAR, NOTIFY_AT)]
+    async with open_function(driver, Identity(device_id, "checked0", packed)) as bench:
 
-    async def serve(connected: socket.socket) -> None:
-        with suppress(ProtocolError, TransportLost):
-            await server.serve_connection(UnixSocket(connected))
+        async def serve(connected: socket.socket) -> None:
+            with suppress(ProtocolError, TransportLost):
+                await bench.server.serve_connection(UnixSocket(connected))
 
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(poller.run)
-            bus.register_driver(driver)
-            await nursery.start(bus.serve)
-            bus.register_device(back.device)
-            await back.device.ready.wait()
-            back.bind()
-            root.attach(link)
-            controller.start()
-            kind = KIND_OF[device_id]
-            _, results = await check_peer(
-                lambda nursery: ServedPeer(nursery, serve), kind, words, options, carrier=PciFront
-            )
-            controller.stop()
-            nursery.cancel_scope.cancel()
-    finally:
-        poller.close()
-    return results
+        return await _check(serve, KIND_OF[device_id], words, options, PciFront)
 
 
 def unlike(results: Mapping[str, Result], verdict: Verdict) -> dict[str, str]:
@@ -191,7 +161,11 @@ def unlike(results: Mapping[str, Result], verdict: Verdict) -> dict[str, str]:
 
 
 async def _check(
-    serve: Callable[[socket.socket], Awaitable[object]], kind: str, words: Sequence[str], options: Options | None
+    serve: Callable[[socket.socket], Awaitable[object]],
+    kind: str,
+    words: Sequence[str],
+    options: Options | None,
+    carrier: type[Front] = VhostUserFront,
 ) -> dict[str, Result]:
-    _, results = await check_peer(lambda nursery: ServedPeer(nursery, serve), kind, words, options)
+    _, results = await check_peer(lambda nursery: ServedPeer(nursery, serve), kind, words, options, carrier=carrier)
     return results

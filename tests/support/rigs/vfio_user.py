@@ -13,7 +13,7 @@ import trio.lowlevel
 import trio.testing
 
 from drivers.bus.back import Identity
-from drivers.bus.vhost import VhostBus
+from drivers.bus.vhost import VhostBus, VhostDriver
 from drivers.carriers.framing import ProtocolError
 from drivers.contracts.ipc import Handle
 from drivers.devices.blk import BLK, BlkPlug
@@ -42,7 +42,7 @@ from vnet.vfio_user.payloads import DmaMap, DmaUnmap, Payload, SetIrqs, Version
 from vnet.vfio_user.server import FunctionServer, VfioUserRoot
 from vnet.vfio_user.session import Doorbell
 
-__all__ = ["Answer", "Bench", "C", "Client", "open_bench", "plug"]
+__all__ = ["Answer", "Bench", "C", "Client", "open_bench", "open_function", "plug"]
 
 C = Command
 RING_FIELDS = Common.QUEUE_DESC, Common.QUEUE_DRIVER, Common.QUEUE_DEVICE
@@ -229,7 +229,7 @@ class Report:
 
 @attrs.define(eq=False)
 class Bench:
-    """A disk as a PCI function, and clients as a test needs them."""
+    """A device as a PCI function, and clients as a test needs them."""
 
     nursery: trio.Nursery
     server: FunctionServer
@@ -278,17 +278,18 @@ class Bench:
 
 
 @asynccontextmanager
-async def open_bench(plug: BlkPlug, wrap: Callable[[Link], Link] = lambda link: link) -> AsyncIterator[Bench]:
-    """Nothing is left afterwards: neither descriptors nor mappings."""
-    before = fds(), maps()
+async def open_function(
+    driver: VhostDriver, identity: Identity, wrap: Callable[[Link], Link] = lambda link: link
+) -> AsyncIterator[Bench]:
+    """Serve a device as a PCI function."""
     poller = Poller()
     link = wrap(IdealLink("l0"))
     controller = EndpointController(link, name="ep.l0")
-    back = VirtioEpf(controller, 0, Identity(DeviceId.BLOCK, "disk0"))
+    back = VirtioEpf(controller, 0, identity)
     bus = VhostBus()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(poller.run)
-        bus.register_driver(BLK.vhost_driver(lambda device: plug))
+        bus.register_driver(driver)
         await nursery.start(bus.serve)
         bus.register_device(back.device)
         await back.device.ready.wait()
@@ -298,12 +299,20 @@ async def open_bench(plug: BlkPlug, wrap: Callable[[Link], Link] = lambda link: 
         server = root.servers[0]
         server.doorbells = [Doorbell(BAR, NOTIFY_AT)]
         root.attach(link)
-        bench = Bench(nursery, server, link, back, report.troubles)
         controller.start()
-        yield bench
+        yield Bench(nursery, server, link, back, report.troubles)
         controller.stop()
         nursery.cancel_scope.cancel()
     poller.close()
+
+
+@asynccontextmanager
+async def open_bench(plug: BlkPlug, wrap: Callable[[Link], Link] = lambda link: link) -> AsyncIterator[Bench]:
+    """Serve a disk. Nothing is left afterwards: neither descriptors nor mappings."""
+    before = fds(), maps()
+    driver = BLK.vhost_driver(lambda device: plug)
+    async with open_function(driver, Identity(DeviceId.BLOCK, "disk0"), wrap) as bench:
+        yield bench
     assert fds() <= before[0]
     assert maps() <= before[1]
     for error in bench.errors:
