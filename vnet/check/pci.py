@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import struct
@@ -21,7 +20,7 @@ from vnet.check.verdicts import Skipped
 from vnet.check.vfio_user import FunctionWire
 from vnet.check.wire import BadReply, Journal, PeerError
 from vnet.vfio_user.constants import CAPABILITIES, VERSION, Command, DeviceFlag, DmaFlag, IrqSet, IrqType, Region
-from vnet.vfio_user.payloads import DeviceInfo, DmaMap, IrqInfo, RegionInfo, SetIrqs
+from vnet.vfio_user.payloads import DeviceInfo, DmaMap, IrqInfo, RegionInfo, SetIrqs, Version
 
 __all__ = [
     "BUS_MASTER", "COMMAND", "MEMORY", "NO_VECTOR", "VFIO_USER", "Capability", "F", "Kind", "PciFront", "PciTrial",
@@ -152,21 +151,20 @@ class PciFront(FunctionWire, Front):
 
     async def open(self) -> None:
         """Agree on a version, reset the function, and let it be accessed and access memory. Raises PeerError."""
-        text = json.dumps({"capabilities": dict(CAPABILITIES)}).encode() + b"\0"
-        version = await self.ask(C.VERSION, struct.pack("<HH", *VERSION) + text)
+        version = await self.ask(C.VERSION, Version(*VERSION, CAPABILITIES).emit())
         if len(version) < 4 or struct.unpack_from("<H", version)[0] != VERSION[0]:
             raise BadReply(f"replied to VERSION {VERSION[0]}.{VERSION[1]} with {version[:64].hex()}")
-        info = await self.ask_for(DeviceInfo, C.DEVICE_GET_INFO, DeviceInfo(DeviceInfo.FORM.size, 0, 0, 0))
+        info = await self.ask_for(C.DEVICE_GET_INFO, DeviceInfo(DeviceInfo.FORM.size, 0, 0, 0))
         if not info.flags & DeviceFlag.PCI or info.regions <= Region.CONFIG:
             raise PeerError(f"is no PCI function: flags {info.flags:#x}, {info.regions} regions")
         if info.flags & DeviceFlag.RESET:
             await self.reset()
         for index in (*range(6), Region.CONFIG):
             region = RegionInfo(RegionInfo.FORM.size, 0, index, 0, 0, 0)
-            self.sizes[index] = (await self.ask_for(RegionInfo, C.DEVICE_GET_REGION_INFO, region)).size
+            self.sizes[index] = (await self.ask_for(C.DEVICE_GET_REGION_INFO, region)).size
         for index in range(min(info.irqs, 3)):
             irq = IrqInfo(IrqInfo.FORM.size, 0, index, 0)
-            self.irqs[index] = (await self.ask_for(IrqInfo, C.DEVICE_GET_IRQ_INFO, irq)).count
+            self.irqs[index] = (await self.ask_for(C.DEVICE_GET_IRQ_INFO, irq)).count
         self.space = await self.read(Region.CONFIG, 0, HEADER)
         await self.command(MEMORY | BUS_MASTER)
 

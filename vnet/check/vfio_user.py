@@ -17,7 +17,7 @@ import trio
 from drivers.carriers.payload import PackedPayload
 from vnet.check.memory import Arena
 from vnet.check.wire import SHOWN, BadReply, HungUp, Journal, PeerError, Silence, send_all, wait_for_room
-from vnet.vfio_user.accesses import RegionRead
+from vnet.vfio_user.accesses import RegionRead, RegionWrite
 from vnet.vfio_user.constants import FDS_MAX, MESSAGE_MAX, Command, HeaderFlag
 
 __all__ = ["FunctionWire", "Refusal"]
@@ -31,6 +31,11 @@ TYPE = 0xF
 
 class Refusal(PeerError):
     """The server refused a command."""
+
+
+def _emit(number: int, command: int, body: bytes, flags: int = 0, error: int = 0) -> bytes:
+    """Return the bytes of a message."""
+    return HEADER.pack(number, command, HEADER.size + len(body), flags, error) + body
 
 
 class FunctionWire:
@@ -52,7 +57,7 @@ class FunctionWire:
         """Send a command; return the body of its reply. Raises Refusal, PeerError."""
         self._number = self._number % 0xFFFF + 1
         self.journal.note_message(note or command.name, body, fds)
-        await self._send(HEADER.pack(self._number, command, HEADER.size + len(body), 0, 0) + body, fds)
+        await self._send(_emit(self._number, command, body), fds)
         with trio.move_on_after(self.patience):
             while True:
                 reply = self._reply_to(self._number)
@@ -67,12 +72,12 @@ class FunctionWire:
                     await trio.lowlevel.wait_readable(self._socket)
         raise Silence(f"did not answer {command.name} within {self.patience:g} s")
 
-    async def ask_for(self, kind: type[P], command: Command, payload: PackedPayload) -> P:
-        """Return the fields of a reply. Raises PeerError."""
+    async def ask_for(self, command: Command, payload: P) -> P:
+        """Return the fields of a reply, which has those of the command. Raises PeerError."""
         reply = await self.ask(command, payload.emit())
-        if len(reply) < kind.FORM.size:
+        if len(reply) < payload.FORM.size:
             raise BadReply(f"replied to {command.name} with {len(reply)} bytes: {reply.hex()}")
-        return kind(*kind.FORM.unpack_from(reply))
+        return type(payload)(*payload.FORM.unpack_from(reply))
 
     async def read(self, region: int, offset: int, size: int, note: str = "") -> bytes:
         """Return bytes of a region. Raises PeerError."""
@@ -84,15 +89,14 @@ class FunctionWire:
 
     async def write(self, region: int, offset: int, data: bytes, note: str = "") -> None:
         """Write bytes of a region. Raises PeerError."""
-        request = RegionRead(offset, region, len(data))
-        await self.ask(Command.REGION_WRITE, request.emit() + data, note=note or f"write region {region}+{offset:#x}")
+        request = RegionWrite(offset, region, data)
+        await self.ask(Command.REGION_WRITE, request.emit(), note=note or f"write region {region}+{offset:#x}")
 
     def post(self, region: int, offset: int, data: bytes) -> None:
         """Write bytes of a region without a reply: now, or once the socket has room."""
-        body = RegionRead(offset, region, len(data)).emit() + data
+        body = RegionWrite(offset, region, data).emit()
         self._number = self._number % 0xFFFF + 1
-        flags = HeaderFlag.NO_REPLY
-        self._put(HEADER.pack(self._number, Command.REGION_WRITE, HEADER.size + len(body), flags, 0) + body)
+        self._put(_emit(self._number, Command.REGION_WRITE, body, HeaderFlag.NO_REPLY))
 
     # The socket
 
@@ -164,10 +168,9 @@ class FunctionWire:
             else:
                 self._memory.write(addr, body[DMA.size :])
         except (struct.error, ValueError):
-            flags = HeaderFlag.REPLY | HeaderFlag.ERROR
-            self._put(HEADER.pack(number, command, HEADER.size, flags, errno.EINVAL))
+            self._put(_emit(number, command, b"", HeaderFlag.REPLY | HeaderFlag.ERROR, errno.EINVAL))
         else:
-            self._put(HEADER.pack(number, command, HEADER.size + len(reply), HeaderFlag.REPLY, 0) + reply)
+            self._put(_emit(number, command, reply, HeaderFlag.REPLY))
 
     def hung_up(self) -> bool:
         """Return whether the server closed the connection; serve its commands that are there."""
