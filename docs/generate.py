@@ -28,7 +28,8 @@ from vnet.version import __version__
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from fuzz import page as fuzz_page  # noqa: E402  below tests/, which is no package that is installed
+from campaigns import page as campaigns_page  # noqa: E402  below tests/, which is no package that is installed
+from fuzz import page as fuzz_page  # noqa: E402
 from litmus import page as litmus_page  # noqa: E402
 from mutations.count import count  # noqa: E402
 from mutations.table import read_table  # noqa: E402
@@ -149,6 +150,12 @@ def memory_order() -> str:
     return marked("memory-order.md", {"litmus": litmus_page.figures(HERE / "results" / "litmus.json")})
 
 
+def campaigns() -> str:
+    """The page on campaigns, with their list and what was measured."""
+    figures = campaigns_page.figures(HERE / "results" / "campaigns.json")
+    return marked("campaigns.md", {"campaigns": campaigns_page.campaigns(), "figures": figures})
+
+
 def _commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
     context = click.Context(group, info_name=name)
     for word in group.list_commands(context):
@@ -193,6 +200,7 @@ FILES: Mapping[str, Callable[[], str]] = {
     "decisions.md": decisions,
     "conformance.md": conformance,
     "testing.md": testing,
+    "campaigns.md": campaigns,
     "fuzzing.md": fuzzing,
     "memory-order.md": memory_order,
     "graph.svg": lambda: picture("examples/topologies/ntb.toml"),

@@ -1,0 +1,51 @@
+"""The campaigns: a line each."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Callable, Mapping
+
+import attrs
+
+from campaigns.stage import Stage
+
+__all__ = ["CAMPAIGNS", "Campaign"]
+
+
+@attrs.frozen
+class Campaign:
+    """A kind of fault with its load. ``place`` is ``module:function``; the function takes a `Stage`."""
+
+    name: str
+    place: str
+    round: str
+    """Event of each round, and the load under which it happens, for the page."""
+    goal: int
+    """Rounds that a release wants."""
+    short: int
+    """Rounds of the system test: a few seconds."""
+    tools: tuple[str, ...] = ()
+    """Programs that must be on PATH."""
+
+    def load(self) -> Callable[[Stage], None]:
+        """Import and return the function, which runs the rounds of a stage."""
+        module, _, name = self.place.partition(":")
+        function: Callable[[Stage], None] = getattr(importlib.import_module(f"campaigns.{module}"), name)
+        return function
+
+    def missing(self) -> list[str]:
+        """Return the tools that are not on PATH."""
+        return [tool for tool in self.tools if shutil.which(tool) is None]
+
+
+_LINES = (
+    Campaign(
+        "flap-simulated",
+        "simulated:flaps",
+        "100 link flaps in a random system, in simulated time, under all loads of its devices",
+        goal=100,
+        short=1,
+    ),
+)
+CAMPAIGNS: Mapping[str, Campaign] = {campaign.name: campaign for campaign in _LINES}
