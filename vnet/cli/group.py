@@ -14,8 +14,10 @@ import click
 from vnet.cli.interrupt import raise_on_interrupt
 from vnet.version import __version__
 
-__all__ = ["main"]
+__all__ = ["LOADED", "main"]
 
+LOADED = "vnet.loaded"
+"""Entry of the context's ``meta`` with the files of ``--load``."""
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("vnet.cli.demo", "Build a system with one device and test the device."),
     "up": ("vnet.cli.up", "Build the system in a TOPOLOGY file and keep it running."),
@@ -104,11 +106,13 @@ def _ignore_half_made_loops(
         report(unraisable)
 
 
-def _load(_context: click.Context, _option: click.Parameter, files: tuple[Path, ...]) -> None:
+def _load(context: click.Context, _option: click.Parameter, files: tuple[Path, ...]) -> None:
     """Load extensions before a command is imported, because its options may list device types and transports."""
     if files:
         from vnet.cli.common import errors_in_one_line
         from vnet.topology.extensions import load_extension
+
+        context.meta[LOADED] = files
 
         for file in files:
             errors_in_one_line(load_extension)(file)

@@ -13,6 +13,7 @@ import click
 import trio
 
 from vnet.cli.common import check_name, errors_in_one_line
+from vnet.cli.isolate import AND, DEVICE_NAME, isolated
 from vnet.cli.logs import log_options
 from vnet.cli.sandbox import Confining, confining, sandbox_option
 from vnet.cli.signals import run_until_ended
@@ -52,7 +53,7 @@ def _as_click(option: ServeOption) -> click.Option:
 
 def _flag(options: Sequence[ServeOption], path: str) -> str:
     """Return the option that set the key at ``path`` of a device, else the path itself."""
-    key = re.sub(r"^devices\.\w+\.", "", path)
+    key = re.sub(r"^devices\.[^.]+\.", "", path)
     for option in options:
         for given, value in option.keys.items():
             if value is VALUE and re.match(rf"{re.escape(given)}(\[|$)", key):
@@ -95,11 +96,28 @@ NAME = click.Option(
     metavar="NAME",
     help="Name of the system for vnet show, ps and the like; made from the type and the socket by default.",
 )
+device_name = click.Option(
+    [DEVICE_NAME],
+    callback=check_name,
+    metavar="NAME",
+    help="Name of the device in messages and in vnet show; its type with a 0 by default.",
+)
 ALLOW_UNSEALED = click.Option(["--allow-unsealed"], is_flag=True, help=UNSEALED)
 
 
 class ServeGroup(click.Group):
     """A command for each device type and each endpoint function, those of ``--load`` included."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command as the base class does; with --isolate, the one that takes several of them."""
+        system = ctx.params["system"]
+        if ctx.params["isolate"]:
+            return "--isolate", isolated(self, system), args
+        if system is not None:
+            raise click.UsageError("--name requires --isolate; the name of one device's system stands behind its type")
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*DEVICE_TYPES, *FUNCTIONS]
@@ -140,6 +158,7 @@ class ServeGroup(click.Group):
             ),
             ALLOW_UNSEALED,
             NAME,
+            device_name,
             sandbox_option,
         ]
         serve_it = log_options(errors_in_one_line(partial(_serve, name, options, serve.one_of)))
@@ -160,6 +179,7 @@ def _function(name: str) -> click.Command:
         ),
         ALLOW_UNSEALED,
         NAME,
+        device_name,
         sandbox_option,
     ]
     serve_it = log_options(errors_in_one_line(partial(_serve_function, name, kind)))
@@ -167,8 +187,24 @@ def _function(name: str) -> click.Command:
 
 
 @click.group("serve", cls=ServeGroup)
-def command() -> None:
-    """Serve a device or a PCI function, for example to QEMU."""
+@click.option(
+    "--isolate",
+    is_flag=True,
+    help=f"Give each device a process of its own, which is started again if it fails; {AND} stands between devices.",
+)
+@click.option(
+    "--name",
+    "system",
+    callback=check_name,
+    metavar="NAME",
+    help=f"With --isolate: name of the system that has the processes, {HOST} by default.",
+)
+def command(isolate: bool, system: str | None) -> None:
+    """Serve a device or a PCI function, for example to QEMU.
+
+    Several devices, each in a process of its own:
+    vnet serve --isolate blk --vhost-user a.sock --file a.img --and net --vhost-user n.sock --tap tap0
+    """
 
 
 def _serve(
@@ -182,6 +218,7 @@ def _serve(
     allow_unsealed: bool,
     transport: str | None,
     system: str | None,
+    device_name: str | None,
     sandbox: Sandbox,
     **given: Any,
 ) -> None:
@@ -208,7 +245,7 @@ def _serve(
         _check_path("--vhost-user" if path is not None else "--vfio-user", socket)
         export = DeviceExport(parse_device(device, ""), socket, connect, peer_uid, function_path is not None)
     version = None if export.vfio_user else qemu_version()  # vfio-user: one set of arguments
-    exports = {f"{kind}0": export}
+    exports = {device_name or f"{kind}0": export}
     topology = export_topology(exports)
     with confining(sandbox, system or export.name, namespaces=any(topology.namespaces(HOST))) as confined:
         run_until_ended(partial(_run, exports, system, allow_unsealed, version, place, confined))
@@ -250,7 +287,13 @@ def _check_path(flag: str, path: Path) -> None:
 
 
 def _serve_function(
-    name: str, kind: FunctionKind, paths: Sequence[Path], allow_unsealed: bool, system: str | None, sandbox: Sandbox
+    name: str,
+    kind: FunctionKind,
+    paths: Sequence[Path],
+    allow_unsealed: bool,
+    system: str | None,
+    device_name: str | None,
+    sandbox: Sandbox,
 ) -> None:
     if len(paths) != kind.links:
         count = "once" if kind.links == 1 else f"{kind.links} times"
@@ -260,11 +303,13 @@ def _serve_function(
         for path in paths:
             _check_path("--vfio-user", path)
     with confining(sandbox, system or system_name(name, paths[0]), namespaces=False) as confined:
-        run_until_ended(partial(_run_function, name, kind, paths, system, allow_unsealed, place, confined))
+        default, function = system_name(name, paths[0]), device_name or f"{name}0"
+        run_until_ended(partial(_run_function, function, default, kind, paths, system, allow_unsealed, place, confined))
 
 
 async def _run_function(
-    kind_name: str,
+    function: str,
+    default: str,
     kind: FunctionKind,
     paths: Sequence[Path],
     system: str | None,
@@ -273,7 +318,6 @@ async def _run_function(
     confined: Confining,
     serving: trio.Event,
 ) -> int:
-    function, default = f"{kind_name}0", system_name(kind_name, paths[0])
     with place(), _claimed(system, default, function_topology(function, paths)) as name:
         async with open_function(function, kind, paths, name or HOST, allow_unsealed=allow_unsealed) as served:
             lines = [f"{function} listens at {' and '.join(map(str, paths))}; Ctrl-C ends it.", *_looks(name)]

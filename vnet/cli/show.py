@@ -23,6 +23,7 @@ from vnet.cli.tree import (
     last_reset,
     link_title,
     link_tree,
+    process_lines,
     queue_tree,
     rule_lines,
     sandbox_lines,
@@ -118,6 +119,7 @@ def summary(system: SystemView) -> Iterator[str]:
     """Yield the system in a few lines per host, link and device."""
     yield system.name
     yield from indent(1, sandbox_lines(system.sandbox))
+    yield from indent(1, process_lines(system.processes))
     for name, host in system.hosts.items():
         yield f"  {host_title(name, host)}"
     for name, link in system.links.items():

@@ -21,6 +21,7 @@ from vnet.views.system import (
     DriverQueueView,
     DriverSideView,
     HostView,
+    ProcessView,
     QueueView,
     ResetView,
     SandboxView,
@@ -36,6 +37,7 @@ __all__ = [
     "last_reset",
     "link_title",
     "link_tree",
+    "process_lines",
     "queue_tree",
     "rule_lines",
     "sandbox_lines",
@@ -62,10 +64,23 @@ def sandbox_lines(sandbox: SandboxView) -> Iterator[str]:
         yield f"sandbox {sandbox.mode}: {rights}, {calls}, {files}"
 
 
+def process_lines(processes: Mapping[str, ProcessView]) -> Iterator[str]:
+    """Yield a line for each process of a supervisor."""
+    for device, process in processes.items():
+        before = f" (its predecessor {process.last_end})" if process.restarts else ""
+        past = f", restarts: {process.restarts}{before}"
+        if process.pid is not None:
+            look = f"; vnet show --name {process.system}" if process.system else ""
+            yield f"{device}: process {process.pid} for {process.age:.0f} s{past}{look}"
+        else:
+            yield f"{device}: no process, it {process.last_end or 'starts'}{past}"
+
+
 def tree(system: SystemView) -> Iterator[str]:
     """Yield all of the system, indented below their parents."""
     yield system.name
     yield from indent(1, sandbox_lines(system.sandbox))
+    yield from indent(1, process_lines(system.processes))
     for name, host in system.hosts.items():
         yield from indent(1, _host(name, host))
     for name, link in system.links.items():

@@ -130,6 +130,7 @@ def take_snapshot(world: World) -> SystemView:
         devices=_devices(world),
         drops=drop_total(world),
         sandbox=sandbox_view(),
+        processes={process.name: process.view() for process in world.processes},
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rings.native import NATIVE
@@ -28,6 +28,7 @@ from vnet.system.rechecks import Rechecks
 from vnet.system.remote import Remote
 from vnet.system.ring_looks import RingLooks
 from vnet.system.shuttles import Shuttles
+from vnet.system.supervisor import Supervised
 from vnet.system.trace_file import TraceFile
 from vnet.topology import Topology
 
@@ -69,6 +70,8 @@ class System:
         self.ipc = LocalIpc(self.poller, allow_unsealed=allow_unsealed)
         self.shuttles = Shuttles(self.poller) if NATIVE else None
         """Shuttles of network devices; None without the native plain path."""
+        self.processes: Sequence[Supervised] = ()
+        """Processes of devices that this one supervises."""
         self.readiness = Readiness(self.events, self.devices)
         self.data_path = DataPath(self.events, topology, self.hosts, self.links, self.registers, self.devices)
 

@@ -21,6 +21,7 @@ __all__ = [
     "DriverQueueView",
     "DriverSideView",
     "HostView",
+    "ProcessView",
     "QueueCounters",
     "QueueView",
     "RegionView",
@@ -275,6 +276,21 @@ class SandboxView:
 
 
 @attrs.frozen
+class ProcessView:
+    """The process of a device that is served by a supervisor."""
+
+    pid: int | None
+    """None while it does not run."""
+    system: str
+    """Name of its system; empty until it serves."""
+    age: float
+    """Seconds since it was started; 0 while it does not run."""
+    restarts: int
+    last_end: str
+    """How its last predecessor ended; empty if there is none."""
+
+
+@attrs.frozen
 class SystemView:
     """A running system."""
 
@@ -287,6 +303,8 @@ class SystemView:
     """Lost traffic as "device.side.place.cause"."""
     sandbox: SandboxView = SandboxView()
     """Sandbox of its process."""
+    processes: Mapping[str, ProcessView] = attrs.field(factory=dict)
+    """Processes that it supervises, by the name of their device."""
 
     def drops_of(self, *names: str) -> dict[str, int]:
         """Return the lost traffic of a device, or of one side of it, by the rest of its key."""
