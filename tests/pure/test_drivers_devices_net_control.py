@@ -23,6 +23,7 @@ from drivers.devices.net.layout import (
     pairs_of,
     queue_names,
 )
+from drivers.devices.net.statistics import QueueTypes
 from rings.features import bits, mask
 
 F = NetFeature
@@ -52,6 +53,9 @@ COMMANDS = [
     ),
     NetControl(NetCommand.COAL_VQ_SET, QueueCoalescing(0xFFFF, Coalescing(1, 2))),
     NetControl(NetCommand.COAL_VQ_GET, 0xFFFE),
+    NetControl(NetCommand.STATS_QUERY),
+    NetControl(NetCommand.STATS_GET, ()),
+    NetControl(NetCommand.STATS_GET, (QueueTypes(0xFFFF, (1 << 64) - 1), QueueTypes(1, 1 << 16))),
 ]
 
 
@@ -117,7 +121,10 @@ MALFORMED = {
     "coalescing of nothing": b"\6\3",
     "coalescing of half a queue": b"\6\3\0\0\0",
     "unknown coalescing": b"\6\4" + bytes(8),
-    "statistics": b"\x08\0",
+    "types of statistics with data": b"\x08\0\0",
+    "statistics of half a queue": b"\x08\1" + bytes(8),
+    "statistics of a queue and a half": b"\x08\1" + bytes(24),
+    "unknown statistics": b"\x08\2" + bytes(16),
 }
 
 
@@ -131,7 +138,7 @@ def test_an_unknown_command_has_no_value(data: bytes) -> None:
 def test_no_bytes_of_any_kind_raise() -> None:
     rng = random.Random(7)
     for _ in range(20_000):
-        head = bytes((rng.randrange(7), rng.randrange(7)))
+        head = bytes((rng.randrange(10), rng.randrange(7)))
         parse(head + rng.randbytes(rng.randrange(20)), SUPPORTED)
 
 

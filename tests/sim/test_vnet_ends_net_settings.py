@@ -95,6 +95,12 @@ async def test_every_setting_shows_at_both_sides() -> None:
             assert [network(world, side)[key] for side in ("driver", "device")] == [wanted] * 2
         await change(world, "tx_coalesce", "16,50")
         assert "calls after: transmitq1 16 packets 50 us, transmitq2 16" in "\n".join(tree(take_snapshot(world)))
+        assert network(world, "driver")["device_counts"] == {}
+        await change(world, "statistics")
+        counted = network(world, "driver")["device_counts"]
+        assert list(counted)[-1] == "controlq"
+        assert counted["receiveq1"]["rx_packets"] == 0
+        assert "the device counts for receiveq1: rx_notifications " in "\n".join(tree(take_snapshot(world)))
         await change(world, "carrier", "off")
         assert not world.memory_port("net0", "driver").carrier
         assert not world.devices["net0"].up

@@ -40,7 +40,7 @@ class Machine:
         self.functions: dict[str, Serve] = {}
         addresses = ["--address", "198.18.0.1/24", "--address", "2001:2::1/64"]
         try:
-            self._serve(folder, "net0", "net", "--tap", "t0", "--netns", netns, *addresses)
+            self._serve(folder, "net0", "net", "--tap", "t0", "--pairs", "2", "--netns", netns, *addresses)
             self._serve(folder, "blk0", "blk", "--file", str(self.image))
             self._serve(folder, "scsi0", "scsi", "--lun", f"path={self.unit}")
             self._serve(folder, "entropy0", "entropy")

@@ -23,6 +23,7 @@ from drivers.transports.epf_mailbox.registers import (
     MailboxOutcome,
     Reg,
 )
+from support.cli import vnet
 from support.functions import BLK, MAILBOX, NET, PCI_TEST, RNG, RPMSG, SCSI, Machine
 from support.guest import PATIENCE, GuestKernel
 from support.machine import RequireTool, ip
@@ -46,6 +47,10 @@ link = "pcie0"
 device = { luns = [{ store = "memory", size = 8 }] }
 """
 """The topology of scsi0's function with our own root complex and driver."""
+COALESCED = (
+    "calls after: receiveq1 16 packets 2000 us, transmitq1 8 packets 1000 us, "
+    "receiveq2 16 packets 2000 us, transmitq2 8 packets 1000 us"
+)
 OWNERS = re.compile(
     r"^\S+ |, scsi0 on pcie0|\tPhysical Slot.*\n|\tIOMMU group.*\n|\tKernel .*\n|DisINTx.|IRQ \d+|Memory at \S+"
     r"|Subsystem: .*|PciCfg|<unknown>",
@@ -156,6 +161,17 @@ def test_the_guest_accesses_registers_of_a_mailbox(machine: Machine) -> None:
     run(f"devmem {doorbells + DOORBELL_SIZE * DEVICE_DOORBELL:#x} 32 1")
     assert word(Reg.CMD_STATUS.offset, 8) == MailboxOutcome.OKAY
     assert word(Ext.COMPLETED.offset) == 7
+
+
+def test_the_guest_s_driver_commands_our_network_device(machine: Machine) -> None:
+    """Its control queue is the function's, not QEMU's."""
+    run = machine.guest.run
+    run("ip link set eth0 address 02:00:00:00:00:77; ip link set eth0 promisc on; ip link set eth0 up")
+    run("ethtool -L eth0 combined 2; ethtool -C eth0 rx-usecs 2000 rx-frames 16 tx-usecs 1000 tx-frames 8")
+    shown = " ".join(vnet("show", "--name", "serve-net-net0", "--all").stdout.split())
+    for part in ("02:00:00:00:00:77", "pairs of queues 2 of 2", "receives: promisc", COALESCED):
+        assert part in shown
+    run("ip link set eth0 promisc off")
 
 
 def test_both_sides_ping_each_other(machine: Machine) -> None:

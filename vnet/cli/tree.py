@@ -314,6 +314,8 @@ def _network(network: NetworkView) -> Iterator[str]:
     if network.coalescing:
         each = (f"{name} {c.max_packets} packets {c.max_usecs} us" for name, c in network.coalescing.items())
         yield from _wrap("calls after: ", ", ".join(each))
+    for name, numbers in network.device_counts.items():
+        yield from _wrap(f"the device counts for {name}: ", ", ".join(f"{key} {n}" for key, n in numbers.items()))
     if len(network.by_pair) > 1:
         for number, pair in enumerate(network.by_pair, 1):
             sides = (("received", pair.received), ("sent", pair.sent))

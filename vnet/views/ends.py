@@ -108,6 +108,8 @@ class NetworkView:
     coalescing: Mapping[str, CoalescingView] = attrs.field(factory=dict)
     """Notification coalescing by name of the queue, of the queues that have any."""
     receives: ReceptionView | None = None
+    device_counts: Mapping[str, Mapping[str, int]] = attrs.field(factory=dict)
+    """The device's own counters by name of the queue, as the driver was last told (DEVICE_STATS)."""
 
 
 @attrs.frozen

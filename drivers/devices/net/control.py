@@ -15,6 +15,7 @@ from drivers.contracts.ports import ALL_OFFLOADS
 from drivers.devices.net.coalescing import QUEUE, Coalescing, QueueCoalescing
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.layout import MAX_PAIRS, NetFeature, offload_features
+from drivers.devices.net.statistics import PART_SIZE, QueueTypes, parse_requests
 
 __all__ = [
     "ACK_ERR",
@@ -35,8 +36,8 @@ __all__ = [
 ACK_OK, ACK_ERR = 0, 1
 TABLE_MAX = 512
 """Maximum number of addresses in each half of a MAC table."""
-RESULT_MAX = 8
-"""Bytes of the longest result."""
+RESULT_MAX = PART_SIZE
+"""Bytes of the longest result that our driver asks for."""
 COMMAND_MAX = 2 + 2 * (4 + 6 * TABLE_MAX)
 """Bytes of the longest command."""
 VID_MAX = 4095
@@ -66,6 +67,8 @@ class NetCommand(Enum):
     COAL_RX_SET = 6, 1, F.NOTF_COAL
     COAL_VQ_SET = 6, 2, F.VQ_NOTF_COAL
     COAL_VQ_GET = 6, 3, F.VQ_NOTF_COAL
+    STATS_QUERY = 8, 0, F.DEVICE_STATS
+    STATS_GET = 8, 1, F.DEVICE_STATS
 
     @property
     def head(self) -> bytes:
@@ -86,8 +89,8 @@ class MacTable:
     multicast: frozenset[bytes] = frozenset()
 
 
-Value = bool | int | bytes | MacTable | Coalescing | QueueCoalescing | None
-"""Argument of a command: a switch, a number, an address, a table, parameters, or none."""
+Value = bool | int | bytes | MacTable | Coalescing | QueueCoalescing | tuple[QueueTypes, ...] | None
+"""Argument of a command: a switch, a number, an address, a table, parameters, requests, or none."""
 
 
 @attrs.frozen
@@ -158,6 +161,7 @@ PARSERS: Mapping[NetCommand, Callable[[bytes], Value]] = {
     NetCommand.COAL_RX_SET: Coalescing.parse,
     NetCommand.COAL_VQ_SET: QueueCoalescing.parse,
     NetCommand.COAL_VQ_GET: _queue,
+    NetCommand.STATS_GET: parse_requests,
 }
 """Parser of the argument, per command."""
 HEADS = {command.head: command for command in NetCommand}
@@ -188,6 +192,8 @@ def emit(control: NetControl) -> bytes:
         body = value
     elif isinstance(value, Coalescing | QueueCoalescing):
         body = value.emit()
+    elif isinstance(value, tuple):
+        body = b"".join(request.emit() for request in value)
     elif value is None:
         body = b""
     else:

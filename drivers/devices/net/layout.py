@@ -59,6 +59,7 @@ class NetFeature(IntEnum):
     GUEST_ANNOUNCE = 21
     MQ = 22
     CTRL_MAC_ADDR = 23
+    DEVICE_STATS = 50
     VQ_NOTF_COAL = 52
     NOTF_COAL = 53
     GUEST_USO4 = 54
@@ -76,10 +77,11 @@ COMMANDED = (
     F.GUEST_ANNOUNCE,
     F.MQ,
     F.CTRL_MAC_ADDR,
+    F.DEVICE_STATS,
     F.VQ_NOTF_COAL,
     F.NOTF_COAL,
 )
-"""Features whose commands need CTRL_VQ; section 5.1.3.1 omits two of them."""
+"""Features whose commands need CTRL_VQ; section 5.1.3.1 omits three of them."""
 TABLE = FeatureTable(
     names={f.value: f.name for f in NetFeature},
     needs={

@@ -225,7 +225,9 @@ async def open_net_device(context: OpenContext[NetSpec]) -> AsyncIterator[NetEnd
     # TAPs of several processes may be in one bridge: each keeps the kernel's random address if none is given.
     own = None if port.kind == "tap" and not spec.peer_mac else mac
     async with _open_port(context, "device", port, port.netns, own, driver_mac if spec.mac else None) as opened:
-        plug = attrs.evolve(_plug(spec, opened, driver_mac, context.features), control=False)
+        # A vhost-user front end serves the control queue itself; a vfio-user client's driver sees the function's.
+        control = spec.link is not None
+        plug = attrs.evolve(_plug(spec, opened, driver_mac, context.features), control=control)
         yield NetEnd(port, port.netns, plug)
 
 

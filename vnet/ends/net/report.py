@@ -59,6 +59,7 @@ def _view(own: NetSettings | NetPlug) -> NetworkView:
     return NetworkView(
         speed=own.speed,
         duplex=own.duplex.name.lower(),
+        device_counts=_device_counts(own) if isinstance(own, NetSettings) else {},
         by_pair=tuple(PairView(traffic_figures(pair.received), traffic_figures(pair.sent)) for pair in pairs),
         commands=attrs.asdict(own.figures.control),
     )
@@ -72,6 +73,14 @@ def _coalescing(by_index: Mapping[int, Coalescing]) -> dict[str, CoalescingView]
     return {
         data_queue_name(index): CoalescingView(each.max_packets, each.max_usecs)
         for index, each in sorted(by_index.items())
+    }
+
+
+def _device_counts(settings: NetSettings) -> dict[str, dict[str, int]]:
+    control = settings.figures.control_index
+    return {
+        "controlq" if index == control else data_queue_name(index): dict(counts)
+        for index, counts in sorted(settings.device_counts.items())
     }
 
 

@@ -109,6 +109,12 @@ async def _ring(settings: NetSettings, value: str, spec: NetSpec) -> None:
     await settings.resize(num)
 
 
+async def _statistics(settings: NetSettings, value: str, spec: NetSpec) -> None:
+    if value not in ("", "now"):
+        raise ValueError("must be now, or absent")
+    await settings.ask_statistics()
+
+
 def _carrier(plug: NetPlug, value: str, spec: NetSpec) -> None:
     plug.link_up = _switch(value)
     plug.changed()
@@ -176,6 +182,7 @@ SETTINGS: Mapping[str, Setting[NetSpec]] = {
     ),
     "tx_coalesce": _of_driver("[PAIR:]PACKETS,USECS|off", "the same for transmit queues", _coalescing(Direction.TX)),
     "ring": Setting("driver", "NUMBER|max", "largest size of a data queue; the device is not reset", _ring),
+    "statistics": Setting("driver", "", "have the driver ask the device for its counters, for vnet show", _statistics),
     "carrier": _of_device("on|off", "whether the link is up", _carrier),
     "mtu": _of_device("BYTES", "MTU; the device is reset", _mtu),
     "announce": _of_device("", "have the driver announce its addresses", _announce),

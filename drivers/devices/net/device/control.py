@@ -7,10 +7,11 @@ from typing import Protocol, TypeVar
 
 from drivers.bus.vhost import DeviceQueue
 from drivers.devices.net.coalescing import Coalescing, Direction, QueueCoalescing
-from drivers.devices.net.control import ACK_ERR, ACK_OK, COMMAND_MAX, MacTable, NetCommand, NetControl, Value, parse
+from drivers.devices.net.control import ACK_ERR, ACK_OK, COMMAND_MAX, MacTable, NetCommand, Value, parse
 from drivers.devices.net.device.coalescing import CallCoalescers
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.flow import ControlFigures
+from drivers.devices.net.statistics import COUNTED, QueueCounts, QueueTypes, emit_types
 from drivers.questions.answer import AnswerFlow
 from rings.chain import Chain, copy_in, copy_out, total
 from rings.errors import BadChain
@@ -42,6 +43,9 @@ class NetCommandTarget(Protocol):
     @property
     def coalescers(self) -> CallCoalescers:
         """Parameters of the data queues."""
+
+    def statistics(self, index: int) -> QueueCounts | None:
+        """Return the counters of the queue with this index; None if there is no such queue."""
 
 
 Answer = bool | bytes
@@ -85,6 +89,17 @@ def _queue_coalescing(device: NetCommandTarget, index: int) -> Answer:
     return parameters is not None and parameters.emit()
 
 
+def _statistics(device: NetCommandTarget, requests: tuple[QueueTypes, ...]) -> Answer:
+    """Return the counters of all queues; one bad request fails the command (section 5.1.9.5.11.12)."""
+    replies = []
+    for request in requests:
+        counts = device.statistics(request.index)
+        if counts is None or request.types & ~(1 << counts.type):
+            return False
+        replies += [counts.emit()] if request.types else []
+    return b"".join(replies)
+
+
 ACTIONS: Mapping[NetCommand, Action] = {
     NetCommand.PROMISC: _switch("promisc"),
     NetCommand.ALLMULTI: _switch("allmulti"),
@@ -103,7 +118,11 @@ ACTIONS: Mapping[NetCommand, Action] = {
     NetCommand.COAL_RX_SET: _coalesce(Direction.RX),
     NetCommand.COAL_VQ_SET: _with(QueueCoalescing, _coalesce_queue),
     NetCommand.COAL_VQ_GET: _with(int, _queue_coalescing),
+    NetCommand.STATS_QUERY: lambda device, _: emit_types(COUNTED),
+    NetCommand.STATS_GET: _with(tuple, _statistics),
 }
+PARTIAL = frozenset({NetCommand.STATS_GET})
+"""Commands whose result is cut to the room for it."""
 
 
 class VhostNetControlFlow(AnswerFlow):
@@ -121,11 +140,10 @@ class VhostNetControlFlow(AnswerFlow):
         if not writable:
             raise BadChain(head, "the chain has no byte for the answer")
         size = total(readable)
-        answer = size <= COMMAND_MAX and self._execute(parse(copy_out(readable, COMMAND_MAX), self._features))
+        control = parse(copy_out(readable, COMMAND_MAX), self._features) if size <= COMMAND_MAX else None
+        answer = control is not None and ACTIONS[control.command](self._device, control.value)
         result = answer if isinstance(answer, bytes) else b""
-        executed = answer is not False and total(writable) > len(result)
+        fits = total(writable) > len(result) or (control is not None and control.command in PARTIAL)
+        executed = answer is not False and fits
         self._counts.count(size, executed=executed)
         return copy_in(writable, bytes((ACK_OK,)) + result if executed else bytes((ACK_ERR,)))
-
-    def _execute(self, control: NetControl | None) -> Answer:
-        return control is not None and ACTIONS[control.command](self._device, control.value)

@@ -38,6 +38,7 @@ from drivers.devices.net.layout import (
     pairs_of,
     queue_names,
 )
+from drivers.devices.net.statistics import QueueCounts, StatType
 from drivers.devices.net.vlan import TAGS_ROOM
 from drivers.errors import PortGone
 from drivers.flow.pump import Flow, Signal, pump
@@ -51,6 +52,10 @@ MIN_MTU = 68
 """Smallest MTU that a device may report, in bytes (section 5.1.4.1)."""
 CONTROL_NUM = 64
 """Maximum descriptors of the control queue, if no other queue can take its index."""
+MALFORMED = ("writable", "short_header", "short_frame")
+"""Causes of drops by which the buffers of a driver's frame are malformed."""
+OVERRUNS = ("too_long",)
+"""Causes of drops by which the driver's buffers are too few for a frame."""
 F = NetFeature
 
 
@@ -273,6 +278,21 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
         self._announcing = False
         self._update_config(notify=False)
         return True
+
+    def statistics(self, index: int) -> QueueCounts | None:
+        control, figures = self.plug.figures.control_index, self.plug.figures
+        if index == control:
+            # The command that asks is the last one, and executed.
+            done, refused = figures.control.commands + 1, figures.control.refused
+            return QueueCounts(index, StatType.CVQ, (done + refused, done))
+        if index >= 2 * len(self._to_driver):
+            return None
+        queue, pair = self.device.queues[index], figures.pairs[index // 2]
+        kind = StatType.TX_BASIC if index % 2 else StatType.RX_BASIC
+        traffic, causes = (pair.received, MALFORMED) if index % 2 else (pair.sent, OVERRUNS)
+        drops = traffic.drops.total(), sum(traffic.drops[cause] for cause in causes)
+        calls = queue.statistics().notifications
+        return QueueCounts(index, kind, (queue.kicks, traffic.packets, traffic.bytes, calls, *drops))
 
     # From DRIVER_OK to reset
 

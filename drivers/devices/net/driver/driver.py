@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -85,6 +85,8 @@ class NetSettings(Plug["BoundVirtioNet"]):
     """Speed that the device reports, in Mbit/s; None if unknown."""
     duplex: Duplex = attrs.field(init=False, default=Duplex.UNKNOWN)
     figures: NetFigures = attrs.field(factory=NetFigures)
+    device_counts: Mapping[int, Mapping[str, int]] = attrs.field(init=False, factory=dict)
+    """The device's own counters by index of the queue and by name, as of the last `ask_statistics`."""
     liveness: Liveness = attrs.field(init=False, factory=Liveness)
     """Whether frames cross: the port is live, and the device has the settings of the port and of its user."""
 
@@ -104,6 +106,15 @@ class NetSettings(Plug["BoundVirtioNet"]):
         if self.bound is None or self.bound.station is None:
             raise TransportLost("the device is not up")
         await self.bound.station.change(request)
+
+    async def ask_statistics(self) -> None:
+        """Ask the device for its counters, and set `device_counts`.
+
+        Raises CommandRefused without DEVICE_STATS, NeedsReset or TransportLost if the device does not answer.
+        """
+        if self.bound is None or self.bound.station is None:
+            raise TransportLost("the device is not up")
+        self.device_counts = await self.bound.station.ask_statistics()
 
     async def resize(self, num: int | None) -> None:
         """Give each data queue in use a ring of at most ``num`` descriptors, also for the time after resets.

@@ -15,6 +15,15 @@ from drivers.devices.net.control import TABLE_MAX, NetCommand, NetControl, chang
 from drivers.devices.net.driver.control import VirtioNetControlQueue
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.layout import NetFeature, device_offloads, offload_features
+from drivers.devices.net.statistics import (
+    PART,
+    PART_SIZE,
+    TYPES_SIZE,
+    QueueTypes,
+    parse_replies,
+    parse_types,
+    types_of,
+)
 from drivers.errors import CommandRefused
 
 __all__ = ["NetRequest", "NetRequestHolder", "QueuePairs", "Station"]
@@ -76,6 +85,7 @@ class Station:
         """``mac``: the device's address at DRIVER_OK."""
         self._holder = holder
         self._control = control
+        self._device = device
         self._features = device.features
         self._has = device.has
         self._port = holder.port
@@ -212,6 +222,33 @@ class Station:
             pairs.use(self.pairs_used)
             raise CommandRefused("the device refused it")
         pairs.use(self.pairs_used)
+
+    async def ask_statistics(self) -> dict[int, dict[str, int]]:
+        """Return the device's counters by index of the queue and by name.
+
+        Asks only for types that the device has (section 5.1.9.5.11.13). Raises CommandRefused, and what `follow` does.
+        """
+        async with self._lock:
+            types = parse_types(await self._query(NetControl(NetCommand.STATS_QUERY), TYPES_SIZE))
+            control = self._device.queues[-1].index
+            wanted = [QueueTypes(index, types & types_of(index, control)) for index in range(control + 1)]
+            wanted = [request for request in wanted if request.types]
+            counts: dict[int, dict[str, int]] = {}
+            for at in range(0, len(wanted), PART):
+                part = tuple(wanted[at : at + PART])
+                answer = await self._query(NetControl(NetCommand.STATS_GET, part), PART_SIZE)
+                for reply in parse_replies(answer, part):
+                    counts.setdefault(reply.index, {}).update(reply.by_name)
+            return counts
+
+    async def _query(self, control: NetControl, size: int) -> bytes:
+        """Return the result of at most ``size`` bytes of a command. Raises CommandRefused, and what `follow` does."""
+        if self._control is None or not self._has(control.command.feature):
+            raise CommandRefused(f"{control.command.feature.name} was not negotiated")
+        result = await self._control.query(control, size)
+        if result is None:
+            raise CommandRefused("the device refused it")
+        return result
 
     async def queue_enabled(self, index: int) -> None:
         """Bring a queue that was reset alone to the requested settings; it has those of its direction."""
