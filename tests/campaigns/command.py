@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from campaigns.kept import Kept, KeptError
+from campaigns.page import shown
 from campaigns.stage import Broken, Results, run_rounds
 from campaigns.table import CAMPAIGNS, Campaign
 from support.machine import own_machine
@@ -86,6 +87,8 @@ def _tell(results: Results) -> None:
     counters = ", ".join(f"{name} {number:,}" for name, number in results.counters.items())
     verdict = "BROKEN" if results.broken else "ok"
     print(f"{results.campaign:<20} {results.rounds:>9,} rounds {results.seconds:>8,.0f} s  {verdict}  {counters}")
+    for name, samples in results.times.items():
+        print(f"{'':<20} {name:<20} {shown(samples)} ms")
     for broken in results.broken:
         print(f"{broken.error}\nagain: {_again(results, broken)}")
     sys.stdout.flush()

@@ -10,7 +10,7 @@ from campaigns.kept import read
 from campaigns.table import CAMPAIGNS, Campaign
 from support.record import origin
 
-__all__ = ["campaigns", "figures", "percentile"]
+__all__ = ["campaigns", "figures", "percentile", "shown"]
 
 
 def percentile(samples: Sequence[int], percent: int) -> int:
@@ -47,9 +47,10 @@ def _line(campaign: Campaign, record: Mapping[str, Any] | None) -> str:
     [row] = record["results"]
     broken = "none" if not row["broken"] else f"{len(row['broken'])}: {row['broken'][0]['error'][:80]}"
     counters = ", ".join(f"{name} {number:,}" for name, number in row["counters"].items())
-    times = ", ".join(f"{name} {_shown(samples)}" for name, samples in row["times"].items())
+    times = ", ".join(f"{name} {shown(samples)}" for name, samples in row["times"].items())
     return f"| `{campaign.name}` | {row['rounds']:,} of {campaign.goal:,} | {broken} | {counters} | {times} |\n"
 
 
-def _shown(samples: Sequence[int]) -> str:
+def shown(samples: Sequence[int]) -> str:
+    """Return the median, the 99th percentile and the maximum."""
     return " / ".join(f"{percentile(samples, percent):,}" for percent in (50, 99, 100))

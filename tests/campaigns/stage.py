@@ -51,6 +51,11 @@ class Stage:
         self.seed = results.seed
         self._results, self._rounds, self._save = results, rounds, save
 
+    @property
+    def round(self) -> int:
+        """Number of the round that runs, from 0."""
+        return self._results.rounds
+
     def rounds(self) -> Iterator[random.Random]:
         """Yield the dice of each round that is left; the body of the loop is the round.
 

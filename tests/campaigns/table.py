@@ -41,6 +41,21 @@ class Campaign:
 
 _LINES = (
     Campaign(
+        "kill-serve",
+        "kill:serve",
+        "kill -9 of `vnet serve blk`, `vnet serve net` or their front end `vnet up`, in turn",
+        goal=3000,
+        short=3,
+    ),
+    Campaign("kill-up", "kill:up", "kill -9 of `vnet up` with both sides of a link", goal=1000, short=1),
+    Campaign(
+        "kill-link",
+        "kill:link",
+        "kill -9 of the process of a link's root complex or of its endpoint, in turn",
+        goal=2000,
+        short=2,
+    ),
+    Campaign(
         "flap-simulated",
         "simulated:flaps",
         "100 link flaps in a random system, in simulated time, under all loads of its devices",
