@@ -22,7 +22,22 @@ from support.cli import READY, Up, left_behind, vnet
 from support.guest import Serve
 from support.machine import ip, remove_netns
 
-__all__ = ["PREFIX", "Process", "Scene", "System", "Victim", "both_sides", "halves", "namespace", "served"]
+__all__ = [
+    "LINK",
+    "PREFIX",
+    "Process",
+    "Processes",
+    "Scene",
+    "System",
+    "Victim",
+    "both_sides",
+    "check_scene",
+    "halves",
+    "namespace",
+    "open_scene",
+    "served",
+    "write_topology",
+]
 
 T = TypeVar("T", bound="Process")
 PREFIX = f"c{os.getpid()}-"
@@ -144,7 +159,7 @@ def namespace(word: str) -> Iterator[str]:
         remove_netns(name)
 
 
-class _Processes:
+class Processes:
     """Processes that end with the block, in reverse order: by SIGTERM, after an error by SIGKILL."""
 
     def __init__(self) -> None:
@@ -196,7 +211,8 @@ driver = {{ netns = "{front}", addresses = ["198.18.0.1/24"] }}
 """
 
 
-def _write(stage: Stage, text: str, **names: str) -> Path:
+def write_topology(stage: Stage, text: str, **names: str) -> Path:
+    """Write a topology file into the folder of the stage, with these names in it, and return it."""
     file = stage.folder / "topology.toml"
     file.write_text(text.format(folder=stage.folder, **names))
     return file
@@ -229,65 +245,72 @@ device = {{ store = "file", path = "{folder}/disk.img", size = {size} }}
 @contextmanager
 def served(stage: Stage) -> Iterator[Scene]:
     """Open ``vnet serve blk`` and ``vnet serve net``, and a ``vnet up`` whose drivers use both."""
-    folder, name, dice = stage.folder, f"{PREFIX}front", random.Random(stage.seed)
+    folder, name = stage.folder, f"{PREFIX}front"
     image = folder / "disk.img"
-    with namespace("f") as front, namespace("b") as back, _Processes() as add:
+    with namespace("f") as front, namespace("b") as back, Processes() as add:
         disk = add(Serve(folder, "disk", "blk", "--file", str(image), "--size", str(DISK_MIB)))
         net = add(Serve(folder, "net", "net", "--tun", "vnet1", "--netns", back, "--address", "198.18.0.2/24"))
-        up = add(System(name, _write(stage, FRONT, front=front)))
+        up = add(System(name, write_topology(stage, FRONT, front=front)))
         gone = "VNET_BACK_END_DISCONNECTED"
         victims = {
             "disk": Victim(disk, ("disk",), (name, gone), False),
             "net": Victim(net, ("ping",), (name, gone), False),
             "front": Victim(up, ("disk", "ping"), ("serve-blk-disk", "VNET_FRONT_END_DISCONNECTED")),
         }
-        with _scene(stage, front, dice, victims) as scene:
+        with open_scene(stage, victims, *_disk_and_ping(stage, front)) as scene:
             yield scene
-    _check(scene, image)
+    check_scene(scene, image)
 
 
 @contextmanager
 def both_sides(stage: Stage) -> Iterator[Scene]:
     """Open a ``vnet up`` with both sides of a link."""
-    dice = random.Random(stage.seed)
-    with namespace("f") as front, namespace("b") as back, _Processes() as add:
-        file = _write(stage, LINK, link="", front=front, back=back, size=str(DISK_MIB))
+    with namespace("f") as front, namespace("b") as back, Processes() as add:
+        file = write_topology(stage, LINK, link="", front=front, back=back, size=str(DISK_MIB))
         up = add(System(f"{PREFIX}up", file))
-        with _scene(stage, front, dice, {"up": Victim(up, ("disk", "ping"))}) as scene:
+        victims = {"up": Victim(up, ("disk", "ping"))}
+        with open_scene(stage, victims, *_disk_and_ping(stage, front)) as scene:
             yield scene
-    _check(scene, stage.folder / "disk.img")
+    check_scene(scene, stage.folder / "disk.img")
 
 
 @contextmanager
 def halves(stage: Stage) -> Iterator[Scene]:
     """Open a process for each side of a link, joined by vfio-user."""
-    dice, names = random.Random(stage.seed), {host: f"{PREFIX}{host}" for host in ("rc", "ep")}
-    with namespace("f") as front, namespace("b") as back, _Processes() as add:
+    names = {host: f"{PREFIX}{host}" for host in ("rc", "ep")}
+    with namespace("f") as front, namespace("b") as back, Processes() as add:
         link = f'vfio_user = "{stage.folder}/link"'
-        file = _write(stage, LINK, link=link, front=front, back=back, size=str(DISK_MIB))
+        file = write_topology(stage, LINK, link=link, front=front, back=back, size=str(DISK_MIB))
         ep = add(System(names["ep"], file, "--only", "ep"))
         rc = add(System(names["rc"], file, "--only", "rc"))
         victims = {
             "ep": Victim(ep, ("disk", "ping"), (names["rc"], "VNET_LINK_DOWN"), False),
             "rc": Victim(rc, ("disk", "ping"), (names["ep"], "VNET_FRONT_END_DISCONNECTED")),
         }
-        with _scene(stage, front, dice, victims) as scene:
+        with open_scene(stage, victims, *_disk_and_ping(stage, front)) as scene:
             yield scene
-    _check(scene, stage.folder / "disk.img")
+    check_scene(scene, stage.folder / "disk.img")
+
+
+def _disk_and_ping(stage: Stage, netns: str) -> tuple[DiskLoad, dict[str, Load]]:
+    dice = random.Random(stage.seed)
+    disk = DiskLoad(stage.folder / "nbd.sock", "disk0", dice)
+    return disk, {"ping": PingLoad(netns, "198.18.0.2", dice)}
 
 
 @contextmanager
-def _scene(stage: Stage, front: str, dice: random.Random, victims: Mapping[str, Victim]) -> Iterator[Scene]:
-    """Run the loads of a disk and a network as long as the block."""
-    disk = DiskLoad(stage.folder / "nbd.sock", "disk0", dice)
-    loads = {"disk": disk, "ping": PingLoad(front, "198.18.0.2", dice)}
+def open_scene(
+    stage: Stage, victims: Mapping[str, Victim], disk: DiskLoad, others: Mapping[str, Load]
+) -> Iterator[Scene]:
+    """Run loads as long as the block. The image file and what is left are checked by `check_scene`."""
+    loads = {"disk": disk, **others}
     with ExitStack() as stack:
         for load in loads.values():
             stack.enter_context(load)
         yield Scene(victims, loads, disk, stage.folder)
 
 
-def _check(scene: Scene, image: Path) -> None:
+def check_scene(scene: Scene, image: Path) -> None:
     """Check what ended processes left. Raises AssertionError."""
     scene.disk.check_file(image)
     scene.check_nothing_left()

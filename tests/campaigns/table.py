@@ -56,6 +56,20 @@ _LINES = (
         short=2,
     ),
     Campaign(
+        "stop",
+        "stop:serve",
+        "SIGSTOP of one of the three processes of kill-serve in turn, for up to 2 s, each tenth time for 30 s",
+        goal=300,
+        short=3,
+    ),
+    Campaign(
+        "flap",
+        "flap:flaps",
+        "a link flap under a TCP connection, HTTP requests, a disk and an rpmsg channel at once",
+        goal=1000,
+        short=2,
+    ),
+    Campaign(
         "flap-simulated",
         "simulated:flaps",
         "100 link flaps in a random system, in simulated time, under all loads of its devices",
