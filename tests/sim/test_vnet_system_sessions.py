@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +11,11 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 
+from drivers.carriers.framing import SessionStatistics
+from drivers.contracts.events import SILENT
+from drivers.contracts.ipc import FdSocket
 from drivers.transports.vhost_user.constants import F_PROTOCOL_FEATURES
 from drivers.transports.vhost_user.payloads import U64, VringState
 from rings.features import RingFeature, mask
@@ -18,6 +23,7 @@ from support.rigs.vhost_user import FrontEnd, R, request
 from vnet.linux.ipc import connect
 from vnet.system.exports import DeviceExport, Served, open_exports
 from vnet.system.limited import AGAIN
+from vnet.system.sessions import ExportReport, Sessions
 from vnet.testing import until
 from vnet.topology import parse_device
 
@@ -107,3 +113,28 @@ async def test_a_legacy_driver_is_named_where_the_refusal_is_acknowledged(tmp_pa
         assert not await front.tell(R.SET_FEATURES, U64(legacy))
         assert "refused: a legacy driver: " in disk.output[-1]
         assert "disable-legacy=on" in disk.output[-1]
+
+
+class Busy:
+    """A server whose peer has hung up and is never let go."""
+
+    statistics = SessionStatistics()
+    connected = True
+
+    async def wait_free(self) -> None:
+        await trio.sleep_forever()
+
+    async def serve_connection(self, socket: FdSocket) -> None:
+        raise AssertionError("the peer before is still there")
+
+
+async def test_a_peer_that_waits_for_its_turn_is_hung_up_on_when_serving_ends(tmp_path: Path) -> None:
+    theirs, ours = socket.socketpair()
+    sessions = Sessions("blk0", tmp_path / "disk", Busy(), ExportReport("blk0", list[str]().append), SILENT)
+    with theirs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sessions.converse, ours)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        theirs.setblocking(False)
+        assert theirs.recv(1) == b""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import trio
@@ -99,6 +99,6 @@ class Junction:
             self._sockets.close()
 
     async def _converse(self, socket: FdSocket) -> None:
-        await self._back.wait_free()
-        with suppress(DriverError):  # the front end reports the end of its connection
+        with closing(socket), suppress(DriverError):  # the front end reports the end of its connection
+            await self._back.wait_free()
             await self._back.serve_connection(socket)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
@@ -80,8 +81,12 @@ class Sessions:
     """Reporter of the events of what is served."""
 
     async def converse(self, connected: socket.socket) -> None:
-        """Serve one front end until it disconnects or fails."""
-        await self.server.wait_free()
+        """Serve one front end until it disconnects or fails. Takes over ``connected``."""
+        with closing(UnixSocket(connected)) as ours:
+            await self.server.wait_free()
+            await self._serve(ours)
+
+    async def _serve(self, ours: FdSocket) -> None:
         first = not self.server.connected
         before = self.carried()
         if first and not self.lines.failed:
@@ -90,7 +95,7 @@ class Sessions:
             self.reporter.lifecycle(FrontEndMoved, True, "", self.server.statistics.sessions + 1)
         why = ""
         try:
-            await self.server.serve_connection(UnixSocket(connected))
+            await self.server.serve_connection(ours)
         except DriverError as exc:
             self.lines.failed, why = True, str(exc)
             self.lines.trouble(f"the connection was closed: {exc}")
