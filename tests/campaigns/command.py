@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str]) -> int:
         print("campaigns make network namespaces and TUN interfaces: run them as root", file=sys.stderr)
         return 2
     own_machine(network=True)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell ignores Ctrl-C in background jobs
+        signal.signal(number, signal.default_int_handler)
     seed = random.randrange(SEED_END) if options.seed is None else options.seed
     print(f"--seed {seed}", flush=True)
     try:
