@@ -62,6 +62,19 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput[SEED] = node.config.stash[SEED_KEY]
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that started this worker of pytest-xdist, if it is one, whether a test used the seed."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output[SEED] = session.config.stash.get(USED_KEY, False)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Note whether a worker of pytest-xdist used the seed; one that crashed does not say."""
+    if getattr(node, "workeroutput", {}).get(SEED, False):
+        node.config.stash[USED_KEY] = True
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that uses the fixtures once for each transport, and for each ring format."""
     by_hand = {name for mark in metafunc.definition.iter_markers("parametrize") for name in _names(mark.args[0])}
