@@ -130,13 +130,14 @@ class FaultSpec:
 
 @attrs.frozen
 class WireSpec:
-    """A wire that carries a link's requests as packets, with random faults of these; an empty table has none.
-
-    Each probability is that of one packet. The same ``seed`` and the same accesses give the same faults.
-    """
+    """A wire that carries a link's requests as packets. Each probability is that of one packet; none is the default."""
 
     seed: int = 0
-    """Seed of the random numbers that decide which packets are affected."""
+    """Seed of the random numbers that decide which packets are affected. The same accesses get the same faults."""
+    aer: bool = True
+    """Whether the functions and the root port have Advanced Error Reporting."""
+    ecrc: bool = False
+    """Whether TLPs have a digest (ECRC), which both ends check."""
     bit_errors: float = _chance()
     """Probability that one bit of a TLP is inverted."""
     lost_tlps: float = _chance()
@@ -161,6 +162,13 @@ class WireSpec:
     """Probability that a request completes with Completer Abort."""
     poisoned: float = _chance()
     """Probability that the data of a completion is marked as damaged."""
+    corrupted: float = _chance()
+    """Probability that one bit of a TLP is inverted before it gets its sequence number: only a digest shows it."""
+
+    def problems(self) -> Iterator[FieldError]:
+        """Yield the conflicts between fields."""
+        if self.ecrc and not self.aer:
+            yield FieldError(("ecrc",), self.ecrc, "must be false without aer, which turns digests on")
 
 
 def function_socket(path: str, function: int) -> str:

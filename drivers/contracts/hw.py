@@ -6,7 +6,7 @@ Handlers are plain callables: they run to completion in the caller's task, never
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 import attrs
 
@@ -24,6 +24,7 @@ __all__ = [
     "MwLimits",
     "Ntb",
     "NtbEvents",
+    "PciError",
     "PciFunction",
     "PciHeader",
     "PlatformSlot",
@@ -79,6 +80,16 @@ class Toll(Meter, Protocol):
 
     async def settle(self) -> None:
         """Sleep until every link on the path has carried the accesses so far."""
+
+
+@attrs.frozen
+class PciError:
+    """Errors that a PCI function or its root port reported, by the names of Advanced Error Reporting."""
+
+    function: str
+    """Name of the function or the root port that detected them, as lspci shows it."""
+    severity: Literal["correctable", "non-fatal", "fatal"]
+    errors: tuple[str, ...]
 
 
 class PciFunction(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -17,7 +18,7 @@ from vnet.link.tlp import TIMING_KEYS, PcieParameters
 from vnet.qmp.codec import QmpError
 from vnet.qmp.fault_records import NAMES, RULES_MAX
 from vnet.qmp.session import Session
-from vnet.spec import FaultSpec, LinkSpec
+from vnet.spec import FaultSpec, LinkSpec, WireSpec
 from vnet.testing import NetPair, Options, open_pair
 
 LINK = "link0"
@@ -205,6 +206,17 @@ async def test_a_time_that_can_not_be_is_refused(setting: str, value: str, why: 
 async def test_a_link_whose_accesses_take_no_time_has_none_to_change(pair: NetPair) -> None:
     with pytest.raises(QmpError, match="link0: its accesses take no time; a topology file that sets lanes"):
         await command(pair.world, "link-set", name=LINK, setting="lanes", value="4")
+
+
+async def test_a_wire_keeps_its_packets_and_its_rate_and_changes_its_read_latency() -> None:
+    async with open_pair(Options(link=attrs.evolve(TIMED, wire=WireSpec()))) as pair:
+        for setting, value in (("max_payload", "128"), ("lanes", "1"), ("generation", "1")):
+            with pytest.raises(QmpError, match=f"link0: {setting} stays as it is: the ports of a wire keep the rate"):
+                await command(pair.world, "link-set", name=LINK, setting=setting, value=value)
+        await command(pair.world, "link-set", name=LINK, setting="read_latency_ns", value="700")
+        timing = pair.link.statistics().timing
+        assert timing is not None
+        assert timing.read_latency == pytest.approx(7e-7)
 
 
 async def test_bandwidth_and_latency_change_while_traffic_runs_and_are_measured() -> None:

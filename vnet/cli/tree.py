@@ -12,7 +12,7 @@ import attrs
 from vnet.cli.table import render
 from vnet.views.ends import EndView, NetworkView, PortView
 from vnet.views.link import LinkView, RemoteView, WireStatistics
-from vnet.views.pci import BarView, CapabilityView, NtbSideView, NtbView
+from vnet.views.pci import BarView, CapabilityView, ErrorView, LinkErrorView, NtbSideView, NtbView
 from vnet.views.plain import to_plain
 from vnet.views.system import (
     DeviceQueueView,
@@ -156,6 +156,8 @@ def link_tree(name: str, link: LinkView) -> Iterator[str]:
             yield f"    {direction}: {counts(carried.tlps)}; {carried.payload} bytes in {carried.wire} on the link"
     if figures.wire is not None:
         yield from indent(1, _wire(figures.wire))
+    if link.errors is not None:
+        yield from indent(1, _errors(link.errors))
     if figures.faults:
         yield f"  faults: {counts(figures.faults)}"
     yield from indent(1, rule_lines(link))
@@ -172,6 +174,31 @@ def _wire(wire: WireStatistics) -> Iterator[str]:
             yield f"    errors: {counts(port.errors)}"
     if wire.faults:
         yield f"  faults of the wire: {counts(wire.faults)}"
+
+
+def _errors(errors: LinkErrorView) -> Iterator[str]:
+    """Yield what Advanced Error Reporting has: errors that were handled, and registers that are not clear."""
+    root = errors.root
+    yield f"error reporting: {counts(root.handled)} handled, {root.link_resets} resets of the link"
+    pending = f"; messages not handled: {', '.join(root.received)}" if root.received else ""
+    registers = _registers(root.errors) + pending
+    if registers:
+        yield f"  root port {root.port}{registers}"
+    for name, function in errors.functions.items():
+        if registers := _registers(function):
+            yield f"  {name}{registers}"
+
+
+def _registers(view: ErrorView) -> str:
+    """Return the error registers of a function; empty if they are clear."""
+    parts = (
+        ("device status", ", ".join(view.device)),
+        ("uncorrectable", ", ".join(view.uncorrectable)),
+        ("correctable", ", ".join(view.correctable)),
+        ("first", f"{view.first} with header {view.header or 'none'}" if view.first else ""),
+    )
+    shown = "; ".join(f"{name} {value}" for name, value in parts if value)
+    return shown and f": {shown}"
 
 
 def rule_lines(link: LinkView) -> Iterator[str]:

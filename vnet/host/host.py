@@ -19,6 +19,7 @@ from drivers.contracts.hw import MmioRegion, PciFunction
 from vnet.host.platform import Platform, PlatformRegion
 from vnet.host.vhost_user import SocketEnd
 from vnet.link.base import Link
+from vnet.link.wire.errors import ErrorWire
 from vnet.linux.memory import HostMemory
 from vnet.pcie.epc import EndpointController
 from vnet.pcie.function_handle import PciFunctionHandle
@@ -70,9 +71,9 @@ class Host:
         """The buses that carry virtio devices."""
         return self.pci, self.platform_bus, self.ntb, self.vhost_user
 
-    def add_controller(self, name: str, link: Link) -> EndpointController:
-        """Add an endpoint controller at this host's end of ``link``, and return it."""
-        self.controllers[name] = EndpointController(link, memory=self.memory, name=f"{self.name}.{name}")
+    def add_controller(self, name: str, link: Link, wire: ErrorWire | None = None) -> EndpointController:
+        """Add an endpoint controller at this host's end of ``link``, and return it; ``wire`` reports its errors."""
+        self.controllers[name] = EndpointController(link, memory=self.memory, name=f"{self.name}.{name}", wire=wire)
         return self.controllers[name]
 
     def remove_controller(self, name: str) -> None:

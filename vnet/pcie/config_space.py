@@ -1,4 +1,4 @@
-"""A type 0 configuration space of 4096 bytes with a write rule per bit. No I/O.
+"""A configuration space of 4096 bytes with a write rule per bit. No I/O.
 
 Registers and capabilities follow the PCI Express Base Specification, chapter 7.
 """
@@ -6,6 +6,7 @@ Registers and capabilities follow the PCI Express Base Specification, chapter 7.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from enum import IntFlag
 
 import attrs
@@ -23,6 +24,7 @@ __all__ = [
     "Capability",
     "PciCommand",
     "ConfigSpace",
+    "capability_of",
     "capability_view",
     "msi_capability",
     "msix_capability",
@@ -33,14 +35,20 @@ SIZE = 4096
 COMMAND, STATUS, HEADER_TYPE, BARS, SUBSYSTEM, CAPABILITIES, INTERRUPT_PIN = 0x04, 0x06, 0x0E, 0x10, 0x2C, 0x34, 0x3D
 CAPABILITIES_START, CAPABILITIES_END = 0x40, 0x100
 STATUS_INTERRUPT, STATUS_CAPABILITIES = 0x08, 0x10
-MULTI_FUNCTION = 0x80
+MULTI_FUNCTION, BRIDGE = 0x80, 0x01
 MIN_BAR = 128
 BAR_64BIT = 0x4
 
 CAP_MSI, CAP_VENDOR, CAP_PCI_EXPRESS, CAP_MSIX = 0x05, 0x09, 0x10, 0x11
+EXTENDED_START = 0x100
+EXT_CAP_AER = 0x0001
+EXTENDED_NAMES = {EXT_CAP_AER: "Advanced Error Reporting"}
 CAP_NAMES = {0x01: "power management", CAP_MSI: "MSI", 0x09: "vendor specific", 0x10: "PCI Express", 0x11: "MSI-X"}
-DEVICE_CAPS, DEVICE_CONTROL = 0x04, 0x08
+DEVICE_CAPS, DEVICE_CONTROL, DEVICE_STATUS = 0x04, 0x08, 0x0A
 CAP_FLR, CONTROL_FLR, CONTROL_MAX_PAYLOAD = 1 << 28, 1 << 15, 0x00E0
+CAP_SURPRISE_DOWN = 1 << 19
+ROOT_PORT = 0x4
+"""Type of a root port in the PCI Express capability."""
 MSI_CONTROL, MSI_ADDRESS, MSI_DATA = 0x02, 0x04, 0x0C
 MSI_ENABLE, MSI_CAPABLE, MSI_ENABLED, MSI_64BIT, MSI_MOST = 1 << 0, 0x7 << 1, 0x7 << 4, 1 << 7, 32
 """MSI_CAPABLE and MSI_ENABLED are binary logarithms of numbers of vectors."""
@@ -66,6 +74,13 @@ WRITE_RULES = (
 )
 
 
+BRIDGE_WRITE_RULES = (
+    (0x18, 3, 0xFF_FFFF, 0),  # bus numbers
+    (0x1E, 2, 0, 0xF900),  # secondary status
+    (0x3E, 2, 0x0002, 0),  # SERR# Enable of the bridge control register
+)
+
+
 @attrs.frozen
 class Capability:
     """A capability; ``body`` follows its id and next bytes, ``writable`` and ``clearing`` are bit masks over it."""
@@ -75,7 +90,7 @@ class Capability:
     writable: bytes = b""
     clearing: bytes = b""
     sticky: bytes = b""
-    """Mask of the writable bits that survive a function-level reset."""
+    """Mask of the writable and the clearing bits that survive a reset of the function."""
 
 
 @attrs.frozen
@@ -92,26 +107,32 @@ class MemoryBar:
 
 def capability_view(offset: int, cap_id: int) -> CapabilityView:
     """Return the view of a capability, with its name."""
-    return CapabilityView(offset, cap_id, CAP_NAMES.get(cap_id, "unknown"))
+    names = CAP_NAMES if offset < EXTENDED_START else EXTENDED_NAMES
+    return CapabilityView(offset, cap_id, names.get(cap_id, "unknown"))
 
 
-def _capability(cap_id: int, rows: tuple[tuple[str, int, int, int, int], ...]) -> Capability:
+def capability_of(cap_id: int, rows: Sequence[tuple[str, int, int, int, int]]) -> Capability:
+    """Return a capability from the registers of its body: format, value, writable, clearing and sticky bits."""
     form = "<" + "".join(row[0] for row in rows)
     return Capability(cap_id, *(struct.pack(form, *(row[column] for row in rows)) for column in range(1, 5)))
 
 
-def pci_express_capability(*, flr: bool = True, generation: int = 3, lanes: int = 4) -> Capability:
-    """Return an endpoint's capability (7.5.3) with 256-byte payloads and this link generation and width."""
+def pci_express_capability(
+    *, root_port: bool = False, flr: bool = True, generation: int = 3, lanes: int = 4, max_payload: int = 256
+) -> Capability:
+    """Return the capability (7.5.3) of an endpoint or a root port, with the width, rate and payload of its link."""
     link = generation | lanes << 4
+    port = ROOT_PORT << 4 if root_port else 0
+    payload = (max_payload // 128).bit_length() - 1
     zero = ("I", 0, 0, 0, 0)
-    return _capability(
+    return capability_of(
         CAP_PCI_EXPRESS,
         (  # form, value, writable, clearing, sticky
-            ("H", 0x0002, 0, 0, 0),  # version 2, endpoint
-            ("I", 0x8001 | (CAP_FLR if flr else 0), 0, 0, 0),  # role-based errors, payload up to 256 bytes
+            ("H", 0x0002 | port, 0, 0, 0),  # version 2
+            ("I", 0x8000 | payload | (CAP_FLR if flr else 0), 0, 0, 0),  # role-based errors
             ("H", 0x2810, 0x79FF, 0, CONTROL_MAX_PAYLOAD),
             ("H", 0, 0, 0x000F, 0),
-            ("I", link, 0, 0, 0),
+            ("I", link | (CAP_SURPRISE_DOWN if root_port else 0), 0, 0, 0),
             ("H", 0, 0x00CB, 0, 0),
             ("H", link, 0, 0, 0),
             *(zero for _ in range(4)),  # slot and root registers
@@ -133,7 +154,7 @@ def msi_capability(vectors: int) -> Capability:
     if not 1 <= vectors <= MSI_MOST or vectors & (vectors - 1):
         raise ValueError(f"{vectors} MSI vectors: must be a power of two up to {MSI_MOST}")
     control = ("H", vectors.bit_length() - 1 << 1 | MSI_64BIT, MSI_ENABLE | MSI_ENABLED, 0, 0)
-    return _capability(CAP_MSI, (control, ("Q", 0, all_ones(8) & ~3, 0, 0), ("H", 0, 0xFFFF, 0, 0)))
+    return capability_of(CAP_MSI, (control, ("Q", 0, all_ones(8) & ~3, 0, 0), ("H", 0, 0xFFFF, 0, 0)))
 
 
 def msix_capability(vectors: int, bar: int, table: int, pending: int) -> Capability:
@@ -144,7 +165,7 @@ def msix_capability(vectors: int, bar: int, table: int, pending: int) -> Capabil
     if not 1 <= vectors <= 2048 or table % 8 or pending % 8:
         raise ValueError(f"{vectors} MSI-X vectors at {table:#x}, pending bits at {pending:#x}: not possible")
     control = ("H", vectors - 1, MSIX_ENABLE | MSIX_FUNCTION_MASK, 0, 0)
-    return _capability(CAP_MSIX, (control, ("I", table | bar, 0, 0, 0), ("I", pending | bar, 0, 0, 0)))
+    return capability_of(CAP_MSIX, (control, ("I", table | bar, 0, 0, 0), ("I", pending | bar, 0, 0, 0)))
 
 
 class ConfigSpace:
@@ -153,7 +174,8 @@ class ConfigSpace:
     Accesses are 1, 2 or 4 bytes at a multiple of their size; others read all-ones, or write nothing.
     """
 
-    def __init__(self, header: PciHeader) -> None:
+    def __init__(self, header: PciHeader, *, bridge: bool = False) -> None:
+        """``bridge``: the header is of type 1, without subsystem ids."""
         self._bytes = bytearray(SIZE)
         self._writable = bytearray(SIZE)
         self._clearing = bytearray(SIZE)
@@ -165,12 +187,15 @@ class ConfigSpace:
         self._link = CAPABILITIES
         self._flr_at = -1
         self._flr = False
-        for offset, size, writable, clearing in WRITE_RULES:
+        for offset, size, writable, clearing in (*WRITE_RULES, *(BRIDGE_WRITE_RULES if bridge else ())):
             self._writable[offset : offset + size] = writable.to_bytes(size, "little")
             self._clearing[offset : offset + size] = clearing.to_bytes(size, "little")
         self._set(0x00, 4, header.vendor_id | header.device_id << 16)
         self._set(0x08, 4, header.revision | header.class_code << 8)
-        self._set(SUBSYSTEM, 4, header.subsystem_vendor_id | header.subsystem_id << 16)
+        if bridge:
+            self._set(HEADER_TYPE, 1, BRIDGE)
+        else:
+            self._set(SUBSYSTEM, 4, header.subsystem_vendor_id | header.subsystem_id << 16)
         self._set(INTERRUPT_PIN, 1, header.interrupt_pin)
         self._defaults = bytes(SIZE)
 
@@ -224,15 +249,8 @@ class ConfigSpace:
             raise ValueError(f"capability {capability.cap_id:#x} of {len(capability.body)} bytes does not fit")
         self._set(self._link, 1, offset)
         self._set(offset, 2, capability.cap_id)
-        for image, part in (
-            (self._bytes, capability.body),
-            (self._writable, capability.writable),
-            (self._clearing, capability.clearing),
-            (self._sticky, capability.sticky),
-        ):
-            image[start : start + len(part)] = part
         self._bytes[STATUS] |= STATUS_CAPABILITIES
-        self._defaults = bytes(self._bytes)
+        self._lay(capability, start)
         if block is not None:
             self._traps.append((start, end, block))
         self._capabilities[offset] = capability
@@ -242,11 +260,35 @@ class ConfigSpace:
         self._next = (end + 3) & ~3
         return offset
 
+    def add_extended(self, capability: Capability, version: int) -> int:
+        """Add the one extended capability, whose body is behind a header of four bytes; return its offset.
+
+        Raises ValueError if there is one.
+        """
+        offset = EXTENDED_START
+        if offset in self._capabilities:
+            raise ValueError(f"no room for extended capability {capability.cap_id:#x}")
+        self._set(offset, 4, capability.cap_id | version << 16)
+        self._lay(capability, offset + 4)
+        self._capabilities[offset] = capability
+        return offset
+
+    def _lay(self, capability: Capability, start: int) -> None:
+        """Put the body of a capability in its place, with its rules."""
+        for image, part in (
+            (self._bytes, capability.body),
+            (self._writable, capability.writable),
+            (self._clearing, capability.clearing),
+            (self._sticky, capability.sticky),
+        ):
+            image[start : start + len(part)] = part
+        self._defaults = bytes(self._bytes)
+
     def reset(self) -> None:
-        """Reset writable bits to their defaults, except the sticky ones: a function-level reset."""
+        """Reset writable bits to their defaults, except the sticky ones: a function-level or a hot reset."""
         images = self._writable, self._sticky, self._clearing, self._defaults, self._bytes
         writable, sticky, clearing, defaults, now = (int.from_bytes(image, "little") for image in images)
-        mask = writable & ~sticky | clearing
+        mask = (writable | clearing) & ~sticky
         self._bytes[:] = (now & ~mask | defaults & mask).to_bytes(SIZE, "little")  # 4 KiB at once: 200 times as fast
         self._flr = False
 
@@ -256,8 +298,9 @@ class ConfigSpace:
         return flr
 
     def capability(self, cap_id: int) -> int | None:
-        """Return the offset of the first capability with this id; None without one."""
-        return next((at for at, c in self._capabilities.items() if c.cap_id == cap_id), None)
+        """Return the offset of the first capability with this id that is no extended one; None without one."""
+        offsets = (at for at, c in self._capabilities.items() if c.cap_id == cap_id and at < EXTENDED_START)
+        return next(offsets, None)
 
     @property
     def command(self) -> PciCommand:
@@ -287,6 +330,14 @@ class ConfigSpace:
 
     def set_multi_function(self, multi_function: bool) -> None:
         self._bytes[HEADER_TYPE] = MULTI_FUNCTION if multi_function else 0
+
+    def peek(self, offset: int, size: int) -> int:
+        """Return a register without an access."""
+        return self._get(offset, size)
+
+    def poke(self, offset: int, size: int, value: int) -> None:
+        """Set a register as the hardware does, whatever software may write to it."""
+        self._set(offset, size, value)
 
     def image(self) -> bytes:
         """Return all bytes without an access: trapped registers of a capability as they are after a reset."""

@@ -20,6 +20,7 @@ from rings.memory import Memory, PciAddr, view_of
 from rings.observers.meter import Meter
 from vnet.errors import LinkDown, UnsupportedRequest
 from vnet.link.base import Direction, Fault, Link, Region, all_ones
+from vnet.link.wire.errors import ErrorWire
 from vnet.pcie.bar_ram import BarRam
 from vnet.pcie.bar_window import BarMemory, find_regions
 from vnet.pcie.config_space import (
@@ -32,6 +33,7 @@ from vnet.pcie.config_space import (
     msix_capability,
     pci_express_capability,
 )
+from vnet.pcie.endpoint_errors import EndpointErrors
 from vnet.pcie.msi import Msi
 from vnet.pcie.msix import ENTRY, MsixBar, MsixTable, NoRegisters, pending_bytes
 from vnet.pcie.outbound import FunctionWindow, Outbound, OutboundPool
@@ -70,14 +72,19 @@ class EndpointController:
         window_size: int = 4 * GIB,
         window_align: int = 64 << 10,
         window_base: int = 0x80_0000_0000,
+        wire: ErrorWire | None = None,
     ) -> None:
         """Make ``windows`` outbound windows of up to ``window_size`` bytes, from local address ``window_base`` on.
 
-        ``memory`` is the host's memory, for functions that expose part of it in a BAR.
+        ``memory`` is the host's memory, for functions that expose part of it in a BAR. With ``wire``, functions report
+        the errors of their port by Advanced Error Reporting.
         """
         self.name = name
         self._host_memory = memory
         self._link = link
+        self._wire = wire
+        self.errors = None if wire is None else EndpointErrors(wire)
+        """Error reporting of the functions; None without it."""
         self._functions: dict[int, _Function] = {}
         self._pool = OutboundPool(link, windows, window_size, window_align, window_base)
         self._decoder: list[tuple[int, int, RegisterBlock]] = []
@@ -92,9 +99,19 @@ class EndpointController:
         if not 0 <= function < MAX_FUNCTIONS or function in self._functions:
             raise ValueError(f"{self.name} has no room for a function {function}")
         config = ConfigSpace(header)
-        config.add(pci_express_capability())
+        config.add(self._express())
+        if self.errors is not None:
+            self.errors.add(function, config)
         self._functions[function] = _Function(config)
         self._count_functions()
+
+    def _express(self) -> Capability:
+        if self._wire is None:
+            return pci_express_capability()
+        parameters = self._wire.parameters
+        return pci_express_capability(
+            generation=parameters.generation, lanes=parameters.lanes, max_payload=parameters.max_payload
+        )
 
     def has_function(self, function: int) -> bool:
         """Return whether the controller has a function with this number."""
@@ -168,6 +185,8 @@ class EndpointController:
         for memory in self._functions[function].memory.values():
             memory.window.watch(None)
         del self._functions[function]
+        if self.errors is not None:
+            self.errors.remove(function)
         self._count_functions()
         self._decode()
 
@@ -296,6 +315,8 @@ class EndpointController:
                 f.events.reset()
         else:
             self._apply(function, f)
+        if self.errors is not None:
+            self.errors.written()
         return True
 
     def mem_read(self, addr: int, size: int, function: int = 0) -> int | None:

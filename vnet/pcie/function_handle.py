@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from drivers.contracts.hw import DmaMemory, Handler, LinkEvents
+from drivers.contracts.hw import DmaMemory, Handler, LinkEvents, PciError
 from rings.errors import MemoryFault
 from rings.memory import Addr, Memory
 from vnet.link.base import Direction, Link, all_ones
@@ -67,6 +67,7 @@ class PciFunctionHandle:
         self._capabilities: tuple[tuple[int, int], ...] = ()
         """(offset, id) of each capability at the last enumeration."""
         self._events: LinkEvents | None = None
+        self._errors: Callable[[PciError], None] | None = None
         self._table: tuple[int, int] = (0, 0)
         """BAR and offset of the MSI-X table; valid while MSI-X is on."""
         self._vectors: dict[int, int] = {}
@@ -258,6 +259,13 @@ class PciFunctionHandle:
     def watch(self, events: LinkEvents | None) -> None:
         self._events = events
 
+    def watch_errors(self, handler: Callable[[PciError], None] | None) -> None:
+        """Report errors of the function and uncorrectable ones of its link; after a fatal one the link is reset.
+
+        Drivers see the reset as `LinkEvents.link_down` and `LinkEvents.link_up`.
+        """
+        self._errors = handler
+
     def reset(self) -> bool:
         """Do a function-level reset and restore BARs and command register; return False if it is not supported.
 
@@ -269,6 +277,7 @@ class PciFunctionHandle:
         self.free_irqs()
         control = self.config_read(at + DEVICE_CONTROL, 2)
         self.config_write(at + DEVICE_CONTROL, 2, control | CONTROL_FLR)
+        self.config_write(at + DEVICE_CONTROL, 2, control)
         self._start()
         return True
 
@@ -336,6 +345,11 @@ class PciFunctionHandle:
         """Report the link's state to the driver."""
         if self._events is not None:
             (self._events.link_up if up else self._events.link_down)()
+
+    def report_error(self, error: PciError) -> None:
+        """Report an error to the driver."""
+        if self._errors is not None:
+            self._errors(error)
 
     def set_intx(self, asserted: bool) -> bool:
         """Handle an INTx message; return False if it asserts and no handler is registered."""

@@ -10,8 +10,10 @@ from rings.errors import MemoryFault
 from rings.memory import Addr
 from vnet.link.base import Direction, Link, RangedMemory, Region, all_ones
 from vnet.linux.memory import MSI_BASE
+from vnet.pcie.error_service import ErrorService, Reporting
 from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.pcie.interrupts import MSI_SIZE, Interrupts
+from vnet.pcie.root_errors import device_of
 from vnet.views.pci import BusView, RootStatistics
 
 __all__ = ["PciBusEvents", "RootComplex", "RootMemory"]
@@ -21,6 +23,11 @@ APERTURE = 64 * GIB
 """Bytes of addresses of a root port."""
 NO_VENDOR = 0xFFFF
 """Vendor id that a read returns if the function does not exist."""
+
+
+def port_name(bus: int) -> str:
+    """Return the name of the root port in front of a bus as lspci shows it."""
+    return f"0000:00:{device_of(bus):02x}.0"
 
 
 class RootMemory(RangedMemory, DmaMemory, Protocol):
@@ -39,7 +46,9 @@ class PciBusEvents(Protocol):
 class _RootPort:
     """A root port with one link, bus number and aperture; implements `vnet.link.base.RootPort`."""
 
-    def __init__(self, rc: RootComplex, link: Link, bus: int, aperture: tuple[int, int]) -> None:
+    def __init__(
+        self, rc: RootComplex, link: Link, bus: int, aperture: tuple[int, int], reporting: Reporting | None
+    ) -> None:
         self.link = link
         self.bus = bus
         self.functions: dict[int, PciFunctionHandle] = {}
@@ -47,6 +56,10 @@ class _RootPort:
         self.unhandled = 0
         self._rc = rc
         self._aperture = aperture
+        self.errors: ErrorService | None = None
+        """Error handling; None without Advanced Error Reporting."""
+        if reporting is not None:
+            self.errors = ErrorService(reporting, link.name, port_name(bus), bus, aperture, self.functions.values)
 
     def mem_read(self, addr: int, size: int, function: int) -> int | None:
         try:
@@ -106,6 +119,8 @@ class _RootPort:
             (returned if known else new).append(handle)
             self.functions[number] = handle
             handle.configure(self._place)
+            if self.errors is not None:
+                self.errors.enable(handle)
         # Reported last, because a driver may use any function at once.
         for handle in returned:
             handle.report_link(up=True)
@@ -159,12 +174,15 @@ class RootComplex:
         self._ports: list[_RootPort] = []
         self._events: PciBusEvents | None = None
 
-    def attach(self, link: Link) -> int:
-        """Put ``link`` behind a new root port; return the bus number of its functions, the lowest that is free."""
+    def attach(self, link: Link, reporting: Reporting | None = None) -> int:
+        """Put ``link`` behind a new root port; return the bus number of its functions, the lowest that is free.
+
+        With ``reporting``, the root port has Advanced Error Reporting, and a configuration space for it.
+        """
         taken = {port.bus for port in self._ports}
         bus = next(bus for bus in range(1, len(taken) + 2) if bus not in taken)
         start = self._mmio + (bus - 1) * APERTURE
-        port = _RootPort(self, link, bus, (start, start + APERTURE))
+        port = _RootPort(self, link, bus, (start, start + APERTURE), reporting)
         self._ports.append(port)
         self._ports.sort(key=lambda port: port.bus)
         link.attach_root(port)
@@ -230,6 +248,11 @@ class RootComplex:
     def function_name(self, bus: int, number: int) -> str:
         """Return the function's name as lspci shows it."""
         return f"0000:{bus:02x}:00.{number}"
+
+    def errors(self, link: Link) -> ErrorService | None:
+        """Return the error handling of a link; None without Advanced Error Reporting."""
+        port = self._port(link)
+        return None if port is None else port.errors
 
     # Used by the root ports.
 

@@ -211,7 +211,7 @@ async def _link_set(context: Context, arguments: LinkSetting) -> object:
     name, setting, value = arguments.name, arguments.setting, arguments.value
     named("link", context.world.links, name, not_found)
     try:
-        change_link(context.world.timed.get(name), setting, value)
+        change_link(context.world.timed.get(name), setting, value, wired=name in context.world.wires)
     except ValueError as exc:
         raise QmpError(f"{name}: {setting} {value!r}: {exc}") from None
     except LookupError as exc:

@@ -27,6 +27,7 @@ from drivers.contracts.events import (
     NotificationsRescued,
     PacketsDropped,
     PartMoved,
+    PciErrorHandled,
     PortLost,
     QueueEnabled,
     QueueStopped,
@@ -132,6 +133,22 @@ class LinkError(QapiRecord):
     severity: Literal["correctable", "non-fatal", "fatal"]
     header: str
     """First bytes of the TLP that the error is about, in hexadecimal; empty without one."""
+
+
+@attrs.frozen(kw_only=True)
+class PciErrors(QapiRecord):
+    """Errors that a PCI function or a root port reported."""
+
+    link: str
+    """Name of the link."""
+    location: str
+    """Name of the function or the root port as lspci shows it."""
+    severity: Literal["correctable", "non-fatal", "fatal"]
+    """The link is reset because of fatal ones."""
+    errors: tuple[str, ...]
+    """Names of the errors, as in Advanced Error Reporting."""
+    header: str
+    """Header of the TLP of the first error, as four hexadecimal words; empty without one."""
 
 
 @attrs.frozen(kw_only=True)
@@ -311,6 +328,7 @@ EVENTS: Mapping[str, EventKind] = {
     "VNET_FAULT_RULE_SET": EventKind("A rule of faults was set on a link.", RuleStart, FaultRuleSet),
     "VNET_FAULT_RULE_ENDED": EventKind("A rule of faults ended.", RuleEnd, FaultRuleEnded),
     "VNET_LINK_ERROR": EventKind("A port of a link detected an error.", LinkError, LinkErrorDetected),
+    "VNET_PCI_ERROR": EventKind("A PCI function or a root port reported errors.", PciErrors, PciErrorHandled),
     "VNET_LINK_TIME_CHANGED": EventKind("The time that a link takes was changed.", LinkTime, LinkTimingChanged),
     "VNET_DEVICE_STATUS_CHANGED": EventKind("The device status changed.", DeviceStatus, StatusChanged),
     "VNET_FEATURES_NEGOTIATED": EventKind("The driver set FEATURES_OK.", Features, FeaturesNegotiated),

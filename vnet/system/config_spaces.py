@@ -10,9 +10,12 @@ from vnet.views.pci import ConfigImage, ConfigImages
 
 __all__ = ["take_config_spaces"]
 
+ROOT_PORT = "root port"
+"""Owner of a root port."""
+
 
 def take_config_spaces(world: World) -> ConfigImages:
-    """Return every function of every link whose endpoint is ours, also while the link is down."""
+    """Return every function of every link whose endpoint is ours, also while the link is down, and the root ports."""
     owners = {(device.driver_host.name, device.location): name for name, device in world.devices.items()}
     for name, ntb in world.topology.ntbs.items():
         for link in (ntb.primary, ntb.secondary):
@@ -25,6 +28,13 @@ def take_config_spaces(world: World) -> ConfigImages:
         for number, (image, bars) in controller.images().items()
         for function in [_function_name(world, link, number)]
         for owner in [owners.get((root, function)) or _carried(world, link, number)]
+    ]
+    functions += [
+        ConfigImage(root, errors.root_port, link, world.links[link].up, ROOT_PORT, (), errors.root.config.image())
+        for link in world.wires
+        for root in world.topology.links[link].ends[:1]
+        for errors in [world.registers[link].rc.errors(world.links[link])]
+        if errors is not None
     ]
     return ConfigImages(tuple(sorted(functions, key=lambda each: (each.host, each.name))))
 

@@ -18,8 +18,8 @@ NONE = "none"
 """Value of ``completion_boundary`` that stands for no boundary."""
 
 
-def change_link(link: TimedLink | None, setting: str, value: str) -> None:
-    """Change a setting of a link; None: its accesses take no time.
+def change_link(link: TimedLink | None, setting: str, value: str, *, wired: bool = False) -> None:
+    """Change a setting of a link; None: its accesses take no time. ``wired``: it carries its requests as packets.
 
     Raises LookupError for a setting that does not exist or cannot change, ValueError "must be …" for a bad value.
     """
@@ -28,6 +28,11 @@ def change_link(link: TimedLink | None, setting: str, value: str) -> None:
     if link is None:
         raise LookupError(f"its accesses take no time; a topology file that sets {setting} makes them take some")
     number = _number(setting, value)
+    if wired and setting != READ_LATENCY_KEY:
+        raise LookupError(
+            f"{setting} stays as it is: the ports of a wire keep the rate and the packets that they were trained with. "
+            f"A topology file sets them; only {READ_LATENCY_KEY} changes"
+        )
     if setting == READ_LATENCY_KEY:
         assert number is not None
         link.change(link.parameters, number * NS)

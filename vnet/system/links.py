@@ -109,6 +109,8 @@ class BuiltLink:
     faults: FaultyLink
     timed: TimedLink | None
     """None if accesses take no time."""
+    wire: WireLink | None
+    """None if requests do not travel as packets."""
 
 
 def build_link(
@@ -117,11 +119,8 @@ def build_link(
     """Return the link of a record; ``sink``, if given, takes the lines of its trace."""
     given = {field.name: getattr(spec, field.name) for field in attrs.fields(PcieParameters)}
     parameters = PcieParameters(**{key: value for key, value in given.items() if value is not None})
-    link: Link
-    if spec.wire is not None:
-        link = _wire(name, spec, spec.wire, parameters, events)
-    else:
-        link = IdealLink(name, lossy=spec.lossy)
+    wire = None if spec.wire is None else _wire(name, spec, spec.wire, parameters, events)
+    link: Link = wire or IdealLink(name, lossy=spec.lossy)
     link.watch(LinkReporter(link, events))
     timed = None
     if spec.timed:
@@ -130,7 +129,7 @@ def build_link(
     link = faults = _faulty(link, spec.faults or FaultSpec(), registers, events)
     if sink is not None:
         link = TracedLink(link, sink, symbols=registers.name, doorbell=registers.is_notify)
-    return BuiltLink(link, faults, timed)
+    return BuiltLink(link, faults, timed, wire)
 
 
 def _chances(spec: FaultSpec | WireSpec) -> dict[str, float]:
@@ -138,7 +137,7 @@ def _chances(spec: FaultSpec | WireSpec) -> dict[str, float]:
     return attrs.asdict(spec, filter=lambda field, _: bool(field.metadata.get("chance")))
 
 
-def _wire(name: str, spec: LinkSpec, wire: WireSpec, parameters: PcieParameters, events: Events) -> Link:
+def _wire(name: str, spec: LinkSpec, wire: WireSpec, parameters: PcieParameters, events: Events) -> WireLink:
     impairments = Impairments(wire_rates(**_chances(wire)), random.Random(wire.seed))
     return WireLink(name, parameters, impairments, lossy=spec.lossy, events=events)
 

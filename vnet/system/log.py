@@ -33,6 +33,7 @@ from drivers.contracts.events import (
     NotificationsRescued,
     PacketsDropped,
     PartMoved,
+    PciErrorHandled,
     PortLost,
     QueueEnabled,
     QueueStopped,
@@ -167,6 +168,10 @@ ENTRIES: Mapping[type[Event], Callable[[Any], LogEntry]] = {
     LinkTimingChanged: _timing,
     LinkErrorDetected: lambda event: LogEntry(
         DEBUG if event.severity == "correctable" else WARNING, f"{event.port} port: {event.error} ({event.severity})"
+    ),
+    PciErrorHandled: lambda event: LogEntry(
+        DEBUG if event.severity == "correctable" else WARNING,
+        f"{event.location}: {event.severity} {', '.join(event.errors)}{event.header and f', header {event.header}'}",
     ),
     FaultInjected: lambda event: LogEntry(DEBUG, f"injected fault: {event.request} {event.fault} (rule {event.rule})"),
     MessagePassed: _message,

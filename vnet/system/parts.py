@@ -22,6 +22,7 @@ from vnet.errors import ControlError
 from vnet.host.host import Host
 from vnet.linux.background import Held, Shelter, Task, gather, start, start_soon
 from vnet.linux.netns import open_netns
+from vnet.pcie.error_service import Reporting
 from vnet.pcie.ntb import NtbFunction
 from vnet.spec import MIB, DeviceSpec, LinkSpec, NtbSpec, PeerSpec, RemoteEnd
 from vnet.system.bring_up import register_device_types, register_drivers, wait_offered
@@ -265,7 +266,10 @@ class Parts:
         else:
             rc = world.hosts[spec.root].rc
             link = world.add_link(name, rc, sink)
-            world.buses[name] = rc.attach(link)
+            wire = world.error_wire(name)
+            ecrc = spec.wire is not None and spec.wire.ecrc
+            reporting = None if wire is None else Reporting(wire, ecrc, world.events)
+            world.buses[name] = rc.attach(link, reporting)
         if isinstance(spec.endpoint, RemoteEnd):
             host = world.hosts[spec.ends[0]]
             world.remotes[name] = RemoteServers(
@@ -273,7 +277,7 @@ class Parts:
             )
         else:
             host = world.hosts[spec.endpoint]
-            host.add_controller(name, link)
+            host.add_controller(name, link, world.error_wire(name))
             undo.callback(host.remove_controller, name)
 
     def _place_ntb(self, name: str, spec: NtbSpec, undo: Undo) -> None:

@@ -26,7 +26,7 @@ from vnet.system.world import World
 from vnet.topology.plan import unit_name
 from vnet.transports import TRANSPORTS
 from vnet.views.link import LinkView
-from vnet.views.pci import NtbView
+from vnet.views.pci import LinkErrorView, NtbView
 from vnet.views.plain import INLINE
 from vnet.views.system import (
     BindingView,
@@ -182,7 +182,20 @@ def _link(world: World, name: str) -> LinkView:
         statistics,
         None if trace is None else trace.statistics(),
         None if remote is None else remote.snapshot(),
+        _errors(world, name),
     )
+
+
+def _errors(world: World, name: str) -> LinkErrorView | None:
+    spec, rc = world.topology.links[name], world.registers[name].rc
+    root = rc.errors(world.links[name])
+    host = world.hosts.get(spec.ends[1])
+    controller = None if host is None else host.controllers.get(name)
+    if root is None or controller is None or controller.errors is None:
+        return None
+    bus = world.buses[name]
+    views = {rc.function_name(bus, number): view for number, view in controller.errors.views().items()}
+    return LinkErrorView(root.snapshot(), views)
 
 
 def take_ntb(world: World, name: str) -> NtbView:

@@ -12,6 +12,8 @@ from vnet.host.host import Host
 from vnet.link.base import Link
 from vnet.link.faulty import FaultyLink
 from vnet.link.timed import TimedLink
+from vnet.link.wire.errors import ErrorWire
+from vnet.link.wire.link import WireLink
 from vnet.linux.ipc import LocalIpc
 from vnet.linux.poller import Poller
 from vnet.pcie.ntb import NtbFunction
@@ -54,6 +56,8 @@ class System:
         """Faults of each link."""
         self.timed: dict[str, TimedLink] = {}
         """Timing of each link whose accesses take time."""
+        self.wires: dict[str, WireLink] = {}
+        """Wire of each link whose requests travel as packets."""
         self.registers: dict[str, LinkRegisters] = {}
         """Registers behind each link, with its root complex."""
         self.remotes: dict[str, Remote] = {}
@@ -82,13 +86,20 @@ class System:
         self.links[name], self.faults[name] = built.link, built.faults
         if built.timed is not None:
             self.timed[name] = built.timed
+        if built.wire is not None:
+            self.wires[name] = built.wire
         built.faults.watch_losses(Rechecks(name, self.devices).switch)
         return built.link
+
+    def error_wire(self, name: str) -> ErrorWire | None:
+        """Return the wire of a link for Advanced Error Reporting; None without it."""
+        spec = self.topology.links[name].wire
+        return self.wires[name] if spec is not None and spec.aer else None
 
     def remove_link(self, name: str) -> None:
         """Take a link away, behind which no function is left. Harmless if it was not made."""
         link, registers = self.links.pop(name, None), self.registers.pop(name, None)
-        for table in (self.faults, self.timed, self.remotes, self.buses):
+        for table in (self.faults, self.timed, self.wires, self.remotes, self.buses):
             table.pop(name, None)
         if link is not None and registers is not None:
             link.set_present(False)

@@ -93,6 +93,8 @@ def _links(topology: Topology, named: Names) -> Iterator[FieldError]:
         yield from (problem.inside(*path) for problem in _remote_ends(link))
         if link.faults is not None:
             yield from (problem.inside(*path, "faults") for problem in link.faults.problems())
+        if link.wire is not None:
+            yield from (problem.inside(*path, "wire") for problem in link.wire.problems())
 
 
 def _remote_ends(link: LinkSpec) -> Iterator[FieldError]:

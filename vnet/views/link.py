@@ -7,6 +7,7 @@ from typing import Literal
 
 import attrs
 
+from vnet.views.pci import LinkErrorView
 from vnet.views.plain import INLINE
 
 __all__ = [
@@ -255,3 +256,5 @@ class LinkView:
     """None without a trace."""
     remote: RemoteView | None = None
     """The other process at one end; None if both ends are in this process."""
+    errors: LinkErrorView | None = None
+    """Advanced Error Reporting; None without a wire that has it."""

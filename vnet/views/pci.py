@@ -17,13 +17,16 @@ __all__ = [
     "ConfigView",
     "ControllerView",
     "EndpointFunctionView",
+    "ErrorView",
     "FunctionView",
+    "LinkErrorView",
     "MsixView",
     "NtbSideView",
     "NtbStatistics",
     "NtbView",
     "NtbWindowView",
     "OutboundView",
+    "RootErrorView",
     "RootStatistics",
 ]
 
@@ -47,6 +50,48 @@ class CapabilityView:
     offset: int
     id: int
     name: str
+
+
+@attrs.frozen
+class ErrorView:
+    """The error registers of a function: those of Advanced Error Reporting, and the device status."""
+
+    device: tuple[str, ...]
+    """Kinds of errors since software last cleared them, from the device status register."""
+    uncorrectable: tuple[str, ...]
+    """Errors of the uncorrectable error status register."""
+    correctable: tuple[str, ...]
+    """Errors of the correctable error status register."""
+    masked: tuple[str, ...]
+    """Errors that are logged but not reported."""
+    first: str
+    """The uncorrectable error that the header is about; empty without one."""
+    header: str
+    """Header of its TLP, as four hexadecimal words; empty without one."""
+
+
+@attrs.frozen
+class RootErrorView:
+    """Errors that a root port received, and how the host of the root complex handled them."""
+
+    port: str
+    """Name of the root port as lspci shows it."""
+    errors: ErrorView = attrs.field(metadata=INLINE)
+    received: tuple[str, ...]
+    """Kinds of error messages of the root error status register that are not handled yet."""
+    handled: Mapping[str, int]
+    """Errors that were read from the registers of functions and of the port, and cleared, by name."""
+    link_resets: int
+    """Resets of the link because of fatal errors."""
+
+
+@attrs.frozen
+class LinkErrorView:
+    """Advanced Error Reporting at both ends of a link."""
+
+    root: RootErrorView
+    functions: Mapping[str, ErrorView]
+    """Registers of the endpoint's functions, by the name that lspci shows."""
 
 
 @attrs.frozen
@@ -113,7 +158,7 @@ class ConfigImage:
     up: bool
     """Whether the link is up."""
     owner: str
-    """Device or NTB of the topology; empty if there is none."""
+    """Device or NTB of the topology, or "root port"; empty if there is none."""
     bars: tuple[BarView, ...]
     image: bytes
     """4096 bytes, as the endpoint has them."""

@@ -26,6 +26,7 @@ __all__ = [
     "NotificationsRescued",
     "PacketsDropped",
     "PartMoved",
+    "PciErrorHandled",
     "PortLost",
     "QueueEnabled",
     "QueueStopped",
@@ -249,6 +250,21 @@ class LinkErrorDetected(Event):
     """Either correctable, non-fatal or fatal."""
     header: str
     """First bytes of the TLP that the error is about, in hexadecimal; empty without one."""
+
+
+@attrs.frozen
+class PciErrorHandled(Event):
+    """The root complex's host read and cleared the error registers of a PCI function or of a root port."""
+
+    topic = Topic.LINKS
+    location: str
+    """Name of the function or the root port as lspci shows it."""
+    severity: str
+    """Either correctable, non-fatal or fatal."""
+    errors: Sequence[str]
+    """Names of the errors, as in Advanced Error Reporting."""
+    header: str
+    """Header of the TLP of the first error, as four hexadecimal words; empty without one."""
 
 
 # The system

@@ -9,7 +9,7 @@ from rings.memory import Addr
 from vnet.link.base import Direction, Link, Region
 from vnet.link.tlp import PcieParameters
 from vnet.link.wire.completer import EndpointCompleter, RootCompleter, requester_of
-from vnet.link.wire.errors import WireError
+from vnet.link.wire.errors import DetectedError, WireError
 from vnet.link.wire.impairments import Impairments, WireRule
 from vnet.link.wire.port import Port
 from vnet.link.wire.wire import Wire
@@ -120,8 +120,8 @@ class WireBench:
 
     # PortEvents
 
-    def error(self, port: Port, error: WireError, log: bytes) -> None:
-        self.reported.append((port.direction, error, log))
+    def error(self, port: Port, problem: DetectedError) -> None:
+        self.reported.append((port.direction, problem.error, problem.header))
 
     def tlp(self, port: Port, delivered: bool, packet: bytes) -> None:
         self.observer(port.direction, delivered, packet)

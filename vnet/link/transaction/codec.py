@@ -201,7 +201,7 @@ _PARSERS: dict[tuple[int, int], Callable[[_Fields], Tlp]] = {
 """Parsers by (Fmt, Type)."""
 
 
-def _parse(packet: bytes, max_payload: int) -> Tlp:
+def _parse(packet: bytes, max_payload: int, check_digest: bool) -> Tlp:
     if len(packet) < DOUBLEWORD or len(packet) % DOUBLEWORD:
         raise MalformedTlp(f"{len(packet)} bytes: must be whole doublewords, and at least one")
     first = int.from_bytes(packet[:DOUBLEWORD], "big")
@@ -223,14 +223,14 @@ def _parse(packet: bytes, max_payload: int) -> Tlp:
     if first >> 16 & 1:
         raise UnsupportedTlp("processing hints (TH)")
     end = len(packet) - digest
-    if digest and ecrc(packet[:end]) != packet[end:]:
+    if digest and check_digest and ecrc(packet[:end]) != packet[end:]:
         raise EcrcMismatch(f"digest {packet[end:].hex()}: the bytes before it have {ecrc(packet[:end]).hex()}")
     _, second, address = form.unpack_from(packet)
     return parser(_Fields(first, second, address, packet[form.size : end]))
 
 
-def parse(packet: bytes, max_payload: int = PAGE) -> Tlp:
-    """Return the packet with these bytes, from the header to the digest.
+def parse(packet: bytes, max_payload: int = PAGE, *, check_digest: bool = True) -> Tlp:
+    """Return the packet with these bytes, from the header to the digest, which may be wrong without ``check_digest``.
 
     Raises:
         MalformedTlp: the packet breaks a rule, or carries more than ``max_payload`` bytes.
@@ -241,7 +241,7 @@ def parse(packet: bytes, max_payload: int = PAGE) -> Tlp:
     Each has the first bytes of the packet as `TlpError.log`.
     """
     try:
-        return _parse(packet, max_payload)
+        return _parse(packet, max_payload, check_digest)
     except TlpError as error:
         error.log = packet[:_LOG_SIZE]
         raise

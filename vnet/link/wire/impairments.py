@@ -24,6 +24,7 @@ class Carried(Enum):
     CREDITS = "UpdateFC"
     COMPLETION = "completion"
     """The answer to one request, before it is sent."""
+    PACKET = "TLP before it has a sequence number"
     OTHER = "another packet"
 
 
@@ -42,6 +43,7 @@ class WireFault(Enum):
     UNANSWERED = "unanswered"
     ABORTED = "aborted"
     POISONED = "poisoned"
+    CORRUPTED = "corrupted"
 
 
 @attrs.frozen
@@ -66,6 +68,7 @@ FAULTS: Mapping[WireFault, WireFaultKind] = {
     _F.UNANSWERED: WireFaultKind("A request gets no completion.", Carried.COMPLETION),
     _F.ABORTED: WireFaultKind("A request completes with Completer Abort.", Carried.COMPLETION),
     _F.POISONED: WireFaultKind("The data of a completion is marked as damaged.", Carried.COMPLETION),
+    _F.CORRUPTED: WireFaultKind("One bit of a TLP is inverted before it gets its LCRC.", Carried.PACKET),
 }
 
 
@@ -140,8 +143,8 @@ class Impairments:
                 return rule.fault
         return None
 
-    def damage(self, frame: bytes) -> bytes:
-        """Return the frame with one bit inverted."""
-        bit = self.random.randrange(len(frame) * 8)
+    def damage(self, frame: bytes, start: int = 0) -> bytes:
+        """Return the frame with one bit inverted, from byte ``start`` on."""
+        bit = self.random.randrange(start * 8, len(frame) * 8)
         at, mask = bit // 8, 1 << bit % 8
         return frame[:at] + bytes((frame[at] ^ mask,)) + frame[at + 1 :]

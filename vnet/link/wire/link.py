@@ -14,10 +14,11 @@ from vnet.link.ideal import IdealLink
 from vnet.link.remote_memory import Copies
 from vnet.link.timed import NS
 from vnet.link.tlp import PcieParameters
+from vnet.link.transaction.fields import MessageCode
 from vnet.link.wire.channel import Channel
-from vnet.link.wire.completer import EndpointCompleter, RootCompleter, requester_of
+from vnet.link.wire.completer import EndpointCompleter, RootCompleter, function_of, requester_of
 from vnet.link.wire.ends import WiredEndpoint, WiredRoot
-from vnet.link.wire.errors import SEVERITIES, WireError
+from vnet.link.wire.errors import SEVERITIES, DetectedError
 from vnet.link.wire.impairments import Impairments
 from vnet.link.wire.port import Port
 from vnet.link.wire.wire import COMPLETION_TIMEOUT, Wire
@@ -60,6 +61,9 @@ class WireLink(LinkWrapper):
         self._timeout = timeout
         self.tap = tap
         self._reports = events
+        self._sinks: dict[Direction, Callable[[DetectedError], None]] = {}
+        self._messages: Callable[[MessageCode, int], None] | None = None
+        self._digests: dict[Direction, tuple[bool, bool]] = {}
         self._copies = Copies()
         self._agenda = Agenda()
         self._root: RootPort | None = None
@@ -94,13 +98,14 @@ class WireLink(LinkWrapper):
             return
         payload, boundary = parameters.max_payload, parameters.completion_boundary
         self.wire = wire = Wire(
-            RootCompleter(root, 0, payload, boundary),
+            RootCompleter(root, 0, payload, boundary, self),
             EndpointCompleter(endpoint, requester_of(0), payload, boundary),
             parameters,
             self.impairments,
             self,
             timeout=self._timeout,
         )
+        self._apply_digests()
         self.inner.set_reachable(False)
         self.inner.attach_root(WiredRoot(wire, Direction.UPSTREAM, root, self._copies, self._follow))
         self.inner.attach_endpoint(WiredEndpoint(wire, Direction.DOWNSTREAM, endpoint, self._copies, self._follow))
@@ -173,10 +178,13 @@ class WireLink(LinkWrapper):
         return up
 
     def hot_reset(self) -> None:
-        """Reset the link by its root port: the endpoint's functions are reset, and a new epoch begins."""
-        assert self.wire is not None
-        self.wire.hot_reset()
-        self._follow()
+        """Reset the link by its root port: the endpoint's functions are reset, and a new epoch begins.
+
+        Harmless while the link is down.
+        """
+        if self.wire is not None and self.wire.up:
+            self.wire.hot_reset()
+            self._follow()
 
     # Link
 
@@ -219,13 +227,54 @@ class WireLink(LinkWrapper):
             errors=dict(port.errors),
         )
 
-    # PortEvents
+    # ErrorWire
 
-    def error(self, port: Port, error: WireError, log: bytes) -> None:
+    def watch_errors(self, port: Direction, sink: Callable[[DetectedError], None]) -> None:
+        self._sinks[port] = sink
+
+    def watch_error_messages(self, sink: Callable[[MessageCode, int], None]) -> None:
+        self._messages = sink
+
+    def send_error(self, code: MessageCode, function: int) -> None:
+        wire = self.wire
+        if wire is not None and wire.up:
+            wire.send_error(code, function)
+            self.plan(0.0, self._flush)  # the request during which it is sent may end before
+
+    def _flush(self) -> None:
+        if self.wire is not None and self.wire.up:
+            self.wire.flush(Direction.UPSTREAM)
+            self._follow()
+
+    def set_digests(self, port: Direction, *, generate: bool, check: bool) -> None:
+        self._digests[port] = generate, check
+        self._apply_digests()
+
+    def _apply_digests(self) -> None:
+        if self.wire is None:
+            return
+        for way, (generate, check) in self._digests.items():
+            port = self.wire.ports[way]
+            port.generates_digests, port.checks_digests = generate, check
+
+    def plan(self, delay: float, act: Callable[[], None]) -> None:
+        self._agenda.plan(trio.current_time() + delay, act)
+
+    # PortEvents, ErrorMessages
+
+    def error(self, port: Port, problem: DetectedError) -> None:
         """Report an error of a port."""
         if (emit := self._reports.links) is not None:
-            what = PORTS[port.direction], error.value, SEVERITIES[error].value, log.hex()
+            what = PORTS[port.direction], problem.error.value, SEVERITIES[problem.error].value, problem.header.hex()
             emit(LinkErrorDetected(trio.current_time(), Source(link=self.name), *what))
+        sink = self._sinks.get(port.direction)
+        if sink is not None:
+            sink(problem)
+
+    def error_message(self, code: MessageCode, requester: int) -> None:
+        """Report an error message that arrived at the root port."""
+        if self._messages is not None:
+            self._messages(code, function_of(requester))
 
     def tlp(self, port: Port, delivered: bool, packet: bytes) -> None:
         """Show a TLP to the tap."""

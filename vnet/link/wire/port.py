@@ -13,7 +13,7 @@ from vnet.link.base import Direction
 from vnet.link.datalink.layer import DataLink, DataLinkTimes
 from vnet.link.transaction.codec import emit, parse
 from vnet.link.transaction.errors import EcrcMismatch, TlpError, UnexpectedCompletion, UnsupportedTlp
-from vnet.link.transaction.fields import CompletionStatus
+from vnet.link.transaction.fields import DOUBLEWORD, CompletionStatus
 from vnet.link.transaction.flow import CREDIT, FLOWS, Credits, Flow, taken_by
 from vnet.link.transaction.packets import (
     Completion,
@@ -25,8 +25,8 @@ from vnet.link.transaction.packets import (
     Message,
     Tlp,
 )
-from vnet.link.wire.completer import Completer
-from vnet.link.wire.errors import TransactionError, WireError
+from vnet.link.wire.completer import Completer, function_of
+from vnet.link.wire.errors import DetectedError, TransactionError, WireError
 from vnet.link.wire.impairments import Carried, Impairments, WireFault
 from vnet.link.wire.ordering import SendQueue
 from vnet.link.wire.requests import Requests
@@ -67,8 +67,7 @@ class WireLimits:
 class PortEvents(Protocol):
     """Observer of a port."""
 
-    def error(self, port: Port, error: WireError, log: bytes) -> None:
-        """Handle an error; ``log`` has the first bytes of the TLP that it is about, if any."""
+    def error(self, port: Port, problem: DetectedError) -> None: ...
 
     def tlp(self, port: Port, delivered: bool, packet: bytes) -> None:
         """Handle a TLP that the port sends for the first time, or that was delivered to it."""
@@ -103,6 +102,10 @@ class Port:
         self.tlps: Counter[str] = Counter()
         """Packets that were handed over, by kind."""
         self.retrain_wanted = False
+        self.generates_digests = False
+        """Each packet has a digest (ECRC Generation Enable)."""
+        self.checks_digests = True
+        """A packet with a wrong digest is dropped (ECRC Check Enable)."""
         self.idle = False
         """`take` had no frame, and nothing has happened since then."""
         self._limits = limits
@@ -123,6 +126,8 @@ class Port:
         """Send a packet, when the ordering rules and the credits permit."""
         self.posted_sent += FLOWS[packet.kind] is Flow.POSTED
         self.tlps[packet.kind.value] += 1
+        if self.generates_digests:
+            packet = attrs.evolve(packet, header=attrs.evolve(packet.header, digest=True))
         self.queue.add(packet, emit(packet))
         self.idle = False
 
@@ -145,6 +150,8 @@ class Port:
         if not datalink.sender.waiting and len(self.queue):
             packet = self.queue.take(datalink.accepts)
             if packet is not None:
+                if self._impairments.judge(Carried.PACKET, self.direction) is not None:
+                    packet = self._impairments.damage(packet, DOUBLEWORD)  # the first one says what the packet is
                 self._events.tlp(self, False, packet)
                 datalink.send(packet)
         return datalink.take(self._clock())
@@ -185,7 +192,7 @@ class Port:
             self.datalink.expire(now)
         if now >= self.requests.deadline:
             for request in self.requests.expire(now):
-                self.report(TransactionError.COMPLETION_TIMEOUT, emit(request))
+                self.report(TransactionError.COMPLETION_TIMEOUT, emit(request), self._function(request.header))
             self.issue()
 
     def follow(self) -> None:
@@ -209,10 +216,16 @@ class Port:
         self.posted_sent = self.posted_received = 0
         self._paused = math.nan
 
-    def report(self, error: WireError, log: bytes = b"") -> None:
-        """Count an error, and report it."""
+    def report(
+        self, error: WireError, log: bytes = b"", function: int | None = None, *, advisory: bool = False
+    ) -> None:
+        """Count an error, and report it; the arguments are those of `DetectedError`."""
         self.errors[error.value] += 1
-        self._events.error(self, error, log[:16])
+        self._events.error(self, DetectedError(error, log[:16], function, advisory))
+
+    def _function(self, header: Header) -> int | None:
+        """Return the function of this port that sent a request; None at the root port."""
+        return function_of(header.requester) if self.direction is Direction.UPSTREAM else None
 
     # Received packets
 
@@ -224,15 +237,16 @@ class Port:
         self.posted_received += taken.flow is Flow.POSTED
         self._events.tlp(self, True, packet)
         try:
-            self._handle(parse(packet, self._limits.max_payload), packet)
+            self._handle(parse(packet, self._limits.max_payload, check_digest=self.checks_digests), packet)
         except UnsupportedTlp as error:
-            self.report(TransactionError.UNSUPPORTED_REQUEST, error.log)
-            if taken.flow is Flow.NON_POSTED:
+            answered = taken.flow is Flow.NON_POSTED
+            self.report(TransactionError.UNSUPPORTED_REQUEST, error.log, advisory=answered)
+            if answered:
                 self.submit(self._refusal(packet))
         except EcrcMismatch as error:
             self.report(TransactionError.ECRC, error.log)
         except UnexpectedCompletion:
-            self.report(TransactionError.UNEXPECTED_COMPLETION, packet)
+            self.report(TransactionError.UNEXPECTED_COMPLETION, packet, advisory=True)
         except TlpError:
             self.report(TransactionError.MALFORMED, packet)
 
@@ -240,7 +254,7 @@ class Port:
         match packet:
             case Completion():
                 if self.requests.complete(packet):
-                    self.report(TransactionError.POISONED, data)
+                    self.report(TransactionError.POISONED, data, self._function(packet.header))
                 self.issue()
             case MemoryWrite():
                 if packet.header.poisoned:
@@ -250,10 +264,10 @@ class Port:
             case MemoryRead():
                 answers = self.completer.read(packet)
                 if answers[0].status is CompletionStatus.UNSUPPORTED_REQUEST:
-                    self.report(TransactionError.UNSUPPORTED_REQUEST, data)
+                    self.report(TransactionError.UNSUPPORTED_REQUEST, data, advisory=True)
                 self._answer(answers, data)
             case ConfigWrite() if packet.header.poisoned:
-                self.report(TransactionError.POISONED, data)
+                self.report(TransactionError.POISONED, data, function_of(packet.target), advisory=True)
                 self._answer([self._refusal(data)], data)
             case ConfigRead() | ConfigWrite():
                 # A function that does not exist reports nothing: enumeration asks for all of them.
@@ -267,7 +281,7 @@ class Port:
             return
         if fault is WireFault.ABORTED:
             answers = [attrs.evolve(answers[0], status=CompletionStatus.COMPLETER_ABORT, data=b"")]
-            self.report(TransactionError.COMPLETER_ABORT, request)
+            self.report(TransactionError.COMPLETER_ABORT, request, advisory=True)
         elif fault is WireFault.POISONED and answers[0].data:
             answers[0] = attrs.evolve(answers[0], header=attrs.evolve(answers[0].header, poisoned=True))
         self.submit_all(answers)

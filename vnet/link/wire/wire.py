@@ -189,6 +189,15 @@ class Wire:
         self.endpoint.submit(Message(header=Header(requester_of(function)), code=code))
         return self._post(Direction.UPSTREAM)
 
+    def send_error(self, code: MessageCode, function: int) -> None:
+        """Send an error message upstream with the packets of this or the next request; lost if the link is down."""
+        if self._up:
+            self.endpoint.submit(Message(header=Header(requester_of(function)), code=code))
+
+    def flush(self, way: Direction) -> bool:
+        """Deliver the posted packets that were sent so far; return whether they were delivered."""
+        return self._post(way)
+
     def _header(self, way: Direction, function: int) -> Header:
         return Header(ROOT if way is Direction.DOWNSTREAM else requester_of(function))
 
