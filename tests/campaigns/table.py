@@ -76,5 +76,13 @@ _LINES = (
         goal=100,
         short=1,
     ),
+    Campaign(
+        "failing-calls",
+        "syscalls.campaign:failing_calls",
+        "one system call of `vnet serve`, `up` or `demo` that fails, at one call site with one error, under load",
+        goal=4_000,
+        short=3,
+        tools=("cc", "ping"),
+    ),
 )
 CAMPAIGNS: Mapping[str, Campaign] = {campaign.name: campaign for campaign in _LINES}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
+import os
 import sys
+from typing import NoReturn
 
 import pytest
 
 from vnet.cli.logs import StandardErrorHandler
-from vnet.cli.progress import ERASE, Bar, progress_bar
+from vnet.cli.progress import ERASE, Bar, is_writable, progress_bar
 
 
 class Terminal(io.StringIO):
@@ -118,3 +121,16 @@ def test_a_terminal_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(terminal, "write", fail)
         bar.show("text")
         bar.echo("a line")
+
+
+def test_a_line_is_written_without_memory_for_the_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Poll:
+        register = staticmethod(lambda *_: None)
+
+        def poll(self, _: int) -> NoReturn:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    with open(os.devnull, "w", encoding="ascii") as null:  # noqa: PTH123  the stream must have a descriptor
+        monkeypatch.setattr("sys.stderr", null)
+        monkeypatch.setattr("select.poll", Poll)
+        assert is_writable()

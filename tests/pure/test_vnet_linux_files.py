@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from vnet.linux.files import open_to_write
+from vnet.linux.files import close_file, open_to_write
 
 FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 OTHER = 12345
@@ -61,3 +63,27 @@ def test_an_own_file_there_and_any_elsewhere_is_written(shared: Path, tmp_path: 
     assert (shared / "new").read_text() == "new"
     (tmp_path / "link").symlink_to(shared / "new")
     write(tmp_path / "link")
+
+
+def fail_to_close(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    close = os.close
+
+    def fail(fd: int) -> NoReturn:
+        close(fd)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "close", fail)
+
+
+def test_a_close_that_loses_data_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fd = open_to_write(tmp_path / "f", os.O_WRONLY | os.O_CREAT)
+    fail_to_close(monkeypatch, errno.EIO)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        close_file(fd, tmp_path / "f")
+    assert caught.value.filename == str(tmp_path / "f")
+
+
+def test_a_close_that_a_signal_interrupts_has_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fd = open_to_write(tmp_path / "f", os.O_WRONLY | os.O_CREAT)
+    fail_to_close(monkeypatch, errno.EINTR)
+    close_file(fd, tmp_path / "f")

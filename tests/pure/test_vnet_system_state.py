@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -130,3 +132,17 @@ def test_a_file_of_an_older_version_is_of_a_system_that_is_not_rootless() -> Non
     assert not State.parse(NAME, f"{text}}}").rootless
     assert State.parse(NAME, f'{text}, "rootless": true}}').rootless
     assert State.parse(NAME, f'{text}, "rootless": 3}}') == State(NAME, 0, {})
+
+
+@pytest.mark.parametrize(("call", "use"), [("flock", running), ("pread", read_state)])
+def test_an_error_names_the_file(
+    made_run_dir: Path, monkeypatch: pytest.MonkeyPatch, call: str, use: Callable[[str], object]
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    state_path(NAME).touch()
+    monkeypatch.setattr(state.fcntl if call == "flock" else state.os, call, fail)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        use(NAME)
+    assert caught.value.filename == str(state_path(NAME))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import select
@@ -9,6 +10,7 @@ import socket
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trio
@@ -229,3 +231,20 @@ async def test_a_descriptor_of_another_kind_is_refused_and_closed(ipc: LocalIpc,
     ours.close()
     theirs.close()
     assert fds() <= before, "fewer are fine: other objects were collected meanwhile"
+
+
+async def test_a_wait_without_memory_for_it_tells_its_caller_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look without a wait says that the peer is there: it serves as before."""
+
+    class Poll:
+        register = staticmethod(lambda *_: None)
+
+        def poll(self, _: float) -> NoReturn:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    ours, theirs = socket_pair()
+    monkeypatch.setattr(select, "poll", Poll)
+    assert ours.instant.wait(select.POLLIN, 0.001)
+    assert not ours.hung_up()
+    ours.close()
+    theirs.close()

@@ -8,11 +8,13 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trio
 
-from vnet.linux.unix_socket import RETRY, accept, listen, remove_stale
+from vnet.linux.unix_socket import accept, listen, remove_stale
+from vnet.linux.waits import RETRY
 
 
 class Refusing(socket.socket):
@@ -47,6 +49,26 @@ async def test_a_client_waits_while_the_process_lacks_descriptors_or_memory(tmp_
             assert not taken.getblocking()
         assert trio.current_time() - began == pytest.approx(4 * RETRY)
     assert events == [os.strerror(errno.EMFILE)]
+
+
+async def test_a_client_waits_while_the_kernel_lacks_memory_for_the_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trio's epoll set refuses the socket twice: for lack of memory, and because the user has too many watches."""
+    errors, wait, events = [errno.ENOMEM, errno.ENOSPC], trio.lowlevel.wait_readable, list[str]()
+
+    async def fail_first(source: socket.socket) -> None:
+        if errors:
+            number = errors.pop(0)
+            raise OSError(number, os.strerror(number))
+        await wait(source)
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", fail_first)
+    with refusing(tmp_path / "s") as listening, socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "s"))
+        with await accept(listening, events.append):
+            pass
+    assert events == [os.strerror(errno.ENOMEM)]
 
 
 async def test_any_other_error_is_raised(tmp_path: Path) -> None:
@@ -122,3 +144,14 @@ def test_anything_but_a_socket_is_left_alone(tmp_path: Path, put: Callable[[Path
     with pytest.raises(FileExistsError, match="is no socket; it is left alone"):
         remove_stale(path)
     assert os.path.samestat(path.lstat(), before)
+
+
+def test_an_error_names_the_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(socket.socket, "listen", fail)
+    with pytest.raises(OSError, match="No space left") as caught, listen(tmp_path / "s", socket.SOCK_STREAM, 1):
+        pass
+    assert caught.value.filename == str(tmp_path / "s")
+    assert not (tmp_path / "s").exists()

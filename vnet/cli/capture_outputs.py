@@ -13,7 +13,7 @@ from vnet.capture.captured import Captured
 from vnet.capture.lines import line
 from vnet.capture.timeline import Timeline
 from vnet.cli.reception import Output
-from vnet.linux.files import open_to_write
+from vnet.linux.files import close_file, open_to_write
 
 __all__ = ["STANDARD", "lines", "pcapng", "timeline"]
 
@@ -36,7 +36,7 @@ def pcapng(path: Path) -> Iterator[Output]:
     try:
         yield Output(fd, write=write)
     finally:
-        os.close(fd)
+        close_file(fd, Path(name))
 
 
 @contextmanager

@@ -90,9 +90,9 @@ def is_writable() -> bool:
     try:
         poll = select.poll()
         poll.register(sys.stderr.fileno(), select.POLLOUT)
-    except (OSError, ValueError, AttributeError):  # a file in memory, or no file at all
+        return bool(poll.poll(0))
+    except (OSError, ValueError, AttributeError):  # a file in memory, no file at all, or no memory for the call
         return True
-    return bool(poll.poll(0))
 
 
 def _write(text: str) -> None:

@@ -21,7 +21,10 @@ def start(module: str = "vnet.cli.group", command: str = "main") -> NoReturn:
     The status is the command's, 128 + SIGINT after Ctrl-C, and 128 + SIGPIPE if the reader of the output has closed it,
     as for a program that those signals end.
     """
-    _open_standard_streams()
+    try:
+        _open_standard_streams()
+    except OSError as exc:
+        sys.exit(f"vnet: {exc.filename or os.devnull}: {exc.strerror}")
     exit_on_interrupt()
     try:
         status = _run(module, command)

@@ -1,13 +1,15 @@
-"""Opens files to write that another user may have put in the way."""
+"""Opens files to write that another user may have put in the way, and names files in errors of descriptors."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["open_to_write"]
+__all__ = ["close_file", "naming", "open_to_write"]
 
 WHY = "in a folder that all users can write, it must be this user's own file, and no link"
 
@@ -35,6 +37,29 @@ def open_to_write(path: Path, flags: int, mode: int = 0o600) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def close_file(fd: int, path: Path) -> None:
+    """Close a file. Raises OSError with its path if its file system could not write its last data.
+
+    An interruption is no error: Linux has closed the descriptor then.
+    """
+    with naming(path):
+        try:
+            os.close(fd)
+        except InterruptedError:
+            pass
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in errors of calls that have only its descriptor."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.filename is None:
+            exc.filename = str(path)
+        raise
 
 
 def _is_shared(folder: Path) -> bool:

@@ -11,6 +11,7 @@ import socket
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import trio
@@ -34,6 +35,8 @@ __all__ = [
     "wait_any",
 ]
 
+PAUSE = 0.01
+"""Seconds between attempts to wait while the kernel lacks memory."""
 MAX_FDS = 253
 """File descriptors per message (SCM_MAX_FD)."""
 _CLOEXEC, _CUT, _NO_SIGNAL = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC), int(socket.MSG_NOSIGNAL)
@@ -213,11 +216,18 @@ class InstantSocket:
 
 
 def wait_any(sockets: Iterable[tuple[InstantSocket, int]], timeout: float) -> bool:
-    """Block this process until a socket is ready for its events; False after ``timeout`` seconds."""
+    """Block this process until a socket is ready for its events; False after ``timeout`` seconds.
+
+    While the kernel lacks memory for the wait, it returns after a pause, and True: the caller tries its sockets again.
+    """
     poll = select.poll()
     for each, events in sockets:
         poll.register(each.fileno(), events)
-    return bool(poll.poll(timeout * 1000))
+    try:
+        return bool(poll.poll(timeout * 1000))
+    except OSError:
+        sleep(min(timeout, PAUSE))
+        return timeout > 0
 
 
 class Mapping:

@@ -33,6 +33,7 @@ from vnet.errors import PrivilegeError, SettingRefused
 from vnet.linux.privileges.confinement import is_confined
 from vnet.linux.privileges.rights import NET_ADMIN, SYS_ADMIN, has_capability, refusal
 from vnet.linux.syscalls import CLONE_NEWNET, MS_BIND, MS_REC, MS_SHARED, mount, setns, umount, unshare
+from vnet.linux.threads import run_in_thread, run_in_thread_or_here, start_thread
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -135,7 +136,7 @@ def run_in_namespace(fd: int, call: Callable[[], T]) -> T:
 
 async def in_netns(netns: str | None, call: Callable[[], T]) -> T:
     """`run_in_netns` for a task."""
-    return await trio.to_thread.run_sync(run_in_netns, netns, call)
+    return await run_in_thread(run_in_netns, netns, call)
 
 
 def check_netns() -> None:
@@ -203,7 +204,7 @@ async def open_netns(netns: str) -> AsyncIterator[bool]:
     Only a namespace that we made is removed, not another one that got its name meanwhile. A process that has given up
     its rights leaves it to its keeper.
     """
-    made = await trio.to_thread.run_sync(create_netns, netns)
+    made = await run_in_thread(create_netns, netns)
     ours = identity(netns)
     if made and ours is not None:
         _MADE[netns] = ours
@@ -212,7 +213,7 @@ async def open_netns(netns: str) -> AsyncIterator[bool]:
     finally:
         if made and ours is not None and not is_confined():
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(remove_made, netns, ours)
+                await run_in_thread_or_here(remove_made, netns, ours)
             del _MADE[netns]
 
 
@@ -244,7 +245,7 @@ def in_new_thread(prepare: Callable[[], None], call: Callable[[], T]) -> T:
             errors.append(error)
 
     thread = threading.Thread(target=run, name="netns")
-    thread.start()
+    start_thread(thread)
     thread.join()
     if errors:
         raise errors[0]

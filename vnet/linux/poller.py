@@ -21,6 +21,7 @@ import trio
 
 from drivers.flow.pump import Signal
 from vnet.linux.moderation import WINDOW, Moderation
+from vnet.linux.waits import wait_readable
 
 __all__ = ["Carrier", "Poller"]
 
@@ -200,7 +201,7 @@ class Poller:
                 sleep(pause)  # noqa: ASYNC251  a sleep through Trio costs more than the pause is long
             else:
                 try:
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    await wait_readable(self._epoll.fileno())
                 except trio.ClosedResourceError:
                     pass  # woken by `_adapt`
 
@@ -220,7 +221,7 @@ class Poller:
         trio.lowlevel.add_instrument(ahead)
         try:
             while self.is_ahead():
-                await trio.lowlevel.wait_readable(wake)
+                await wait_readable(wake)
                 os.eventfd_read(wake)
                 if ahead.error is not None:
                     raise ahead.error

@@ -16,17 +16,16 @@ from pathlib import Path
 import trio
 
 from drivers.errors import TransportLost
+from vnet.linux.files import naming
+from vnet.linux.waits import RETRY, SHORTAGES
 
 __all__ = ["accept", "connect", "connect_or_explain", "connect_trusted", "listen", "owner_uid", "remove_stale"]
 
-RETRY = 0.5
-"""Seconds between attempts to accept while the process lacks descriptors or memory."""
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 """Mode bits that let other users write to a folder."""
 UCRED = struct.Struct("iII")
 """Process, user and group id of a socket's peer (SO_PEERCRED)."""
 LOG = logging.getLogger(__name__)
-SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 @contextmanager
@@ -35,11 +34,13 @@ def listen(path: Path, kind: socket.SocketKind, backlog: int) -> Iterator[socket
     with socket.socket(socket.AF_UNIX, kind) as listening:
         listening.setblocking(False)
         remove_stale(path)
-        os.fchmod(listening.fileno(), 0o600)  # the mode that bind gives to the file: no other user can ever connect
-        listening.bind(os.fspath(path))
+        with naming(path):
+            os.fchmod(listening.fileno(), 0o600)  # the mode that bind gives to the file: no other user can ever connect
+            listening.bind(os.fspath(path))
         status = path.lstat()
         try:
-            listening.listen(backlog)
+            with naming(path):
+                listening.listen(backlog)
             yield listening
         finally:
             _remove_own(path, status)
@@ -62,8 +63,8 @@ async def accept(listening: socket.socket, short: Callable[[str], None] | None =
     """
     reported = False
     while True:
-        await trio.lowlevel.wait_readable(listening)
         try:
+            await trio.lowlevel.wait_readable(listening)
             client, _ = listening.accept()
         except (BlockingIOError, ConnectionError):
             continue

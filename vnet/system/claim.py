@@ -15,6 +15,7 @@ from pathlib import Path
 import attrs
 
 from vnet.errors import ControlError
+from vnet.linux.files import close_file, naming
 from vnet.linux.netns import NETNS_DIR, remove_netns
 from vnet.linux.privileges import rootless
 from vnet.linux.privileges.confinement import is_confined
@@ -59,7 +60,8 @@ class Claim:
         state = attrs.evolve(self.state, hosts=hosts, netns=made, paths=paths)
         # One write, which no kill cuts in half, over all of the former text: blanks behind the new one are no text.
         text = json.dumps(attrs.asdict(state)).encode() + b"\n"
-        os.pwrite(self._fd, text.ljust(os.fstat(self._fd).st_size), 0)
+        with naming(state_path(name)):
+            os.pwrite(self._fd, text.ljust(os.fstat(self._fd).st_size), 0)
         self.state = state
 
 
@@ -74,11 +76,12 @@ def claim(name: str, topology: Topology) -> Iterator[Claim]:
     with _owned(state_path(name), create=True) as fd:
         if fd is None:
             raise NameTaken(f"{name} is running already; try: vnet show --name {name}")
-        _remove(State.parse(name, read_text(fd)))
+        _remove(State.parse(name, read_text(fd, state_path(name))))
         claimed = Claim(name, fd)
         try:
             _remove_socket(socket_path(name))
-            os.ftruncate(fd, 0)
+            with naming(state_path(name)):
+                os.ftruncate(fd, 0)
             claimed.record(topology)
             yield claimed
         finally:
@@ -114,7 +117,7 @@ def clean_up(name: str) -> State | None:
             if not state_path(name).exists():
                 return None
             raise ControlError(f"{name} is running")
-        remains = State.parse(name, read_text(fd))
+        remains = State.parse(name, read_text(fd, state_path(name)))
         _remove(remains)
         _remove_socket(socket_path(name))
         state_path(name).unlink(missing_ok=True)
@@ -160,4 +163,4 @@ def _owned(path: Path, *, create: bool) -> Iterator[int | None]:
         yield fd
     finally:
         if fd is not None:
-            os.close(fd)
+            close_file(fd, path)

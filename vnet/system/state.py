@@ -21,10 +21,11 @@ from pathlib import Path
 import attrs
 
 from vnet.errors import ControlError
+from vnet.linux.files import close_file, naming
 from vnet.names import FILE_NAME, NAME
 
-__all__ = ["State", "lock_file", "make_run_dir", "open_owner", "read_state", "read_text", "run_dir", "run_dirs"]
-__all__ += ["running", "signal_owner", "socket_path", "state_path", "system_names", "uptime"]
+__all__ = ["State", "lock_file", "make_run_dir", "open_owner", "read_state", "read_text", "run_dir"]
+__all__ += ["run_dirs", "running", "signal_owner", "socket_path", "state_path", "system_names", "uptime"]
 
 ROOT_DIR = Path("/run/vnet")
 """Directory of the files and sockets of root's systems."""
@@ -175,7 +176,7 @@ def running(name: str, directory: Path | None = None) -> State | None:
     """Return the state of a running system; None if it does not run. Raises ControlError, OSError."""
     fd = lock_file(state_path(name, directory), fcntl.LOCK_SH)  # shared: readers do not exclude each other
     if fd is not None:
-        os.close(fd)
+        close_file(fd, state_path(name, directory))
         return None
     return read_state(name, directory)
 
@@ -186,9 +187,9 @@ def read_state(name: str, directory: Path | None = None) -> State | None:
     if fd is None:
         return None
     try:
-        return State.parse(name, read_text(fd))
+        return State.parse(name, read_text(fd, state_path(name, directory)))
     finally:
-        os.close(fd)
+        close_file(fd, state_path(name, directory))
 
 
 @contextmanager
@@ -253,15 +254,16 @@ def lock_file(path: Path, kind: int, flags: int = 0) -> int | None:
     if fd is None:
         return None
     try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+        with naming(path):
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(fd), path.lstat()):
             return fd
     except (BlockingIOError, FileNotFoundError):
         pass
     except BaseException:
-        os.close(fd)
+        close_file(fd, path)
         raise
-    os.close(fd)
+    close_file(fd, path)
     return None
 
 
@@ -276,10 +278,12 @@ def _open(path: Path, flags: int = 0) -> int | None:
             raise
         raise ControlError(f"{path}: must be a regular file; not opened") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
+        close_file(fd, path)
         raise ControlError(f"{path}: must be a regular file; not opened")
     return fd
 
 
-def read_text(fd: int) -> str:
-    return os.pread(fd, FILE_MAX, 0).decode(errors="replace")
+def read_text(fd: int, path: Path) -> str:
+    """Return the text of an open file. Raises OSError with its path."""
+    with naming(path):
+        return os.pread(fd, FILE_MAX, 0).decode(errors="replace")

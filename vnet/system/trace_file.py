@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vnet.errors import ConfigError
-from vnet.linux.files import open_to_write
+from vnet.linux.files import close_file, open_to_write
 from vnet.views.link import TraceStatistics
 
 __all__ = ["TraceFile", "open_trace"]
@@ -47,8 +47,8 @@ class TraceFile:
         """Write the buffered lines and close the file. Calling it twice is harmless."""
         if self._fd >= 0:
             self._flush()
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            close_file(fd, Path(self._path))
 
     def _flush(self) -> None:
         try:

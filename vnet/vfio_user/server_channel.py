@@ -14,6 +14,7 @@ from drivers.contracts.ipc import Handle, Unusable
 from drivers.errors import TransportLost
 from drivers.flow.pump import Signal
 from vnet.linux.ipc import InstantSocket, wait_any
+from vnet.linux.waits import wait_writable
 from vnet.vfio_user.constants import Command
 from vnet.vfio_user.messages import (
     HEADER_SIZE,
@@ -152,7 +153,7 @@ class ServerChannel:
     async def _send(self) -> None:
         with trio.move_on_after(DEADLINE):
             while not self._flush():
-                await trio.lowlevel.wait_writable(self._socket.fileno())
+                await wait_writable(self._socket.fileno())
             return
         raise self.end(no_progress(DEADLINE, PEER))
 

@@ -8,7 +8,6 @@ from contextlib import aclosing
 from itertools import groupby
 from pathlib import Path
 
-import trio
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -21,6 +20,7 @@ from vnet.errors import ControlError, PrivilegeError
 from vnet.graph.build import of_system
 from vnet.graph.svg import to_svg
 from vnet.link.faults import FAULTS, FLAPS
+from vnet.linux.threads import run_in_thread
 from vnet.lspci import decode, describe
 from vnet.qmp.async_client import Control, Refusal
 from vnet.views.pci import ConfigImage, ConfigImages
@@ -120,7 +120,7 @@ def _pci(control: Control) -> Endpoint:
 
     async def pci(_: Request) -> Response:
         answer = await control.view(ConfigImages, "query-config-space")
-        return JSONResponse(await trio.to_thread.run_sync(_decoded, answer.functions))
+        return JSONResponse(await run_in_thread(_decoded, answer.functions))
 
     return pci
 

@@ -15,6 +15,7 @@ from drivers.devices.blk import Disk
 from vnet.ends.blk.end import DiskEnd, StoreEnd
 from vnet.ends.blk.spec import BlkSpec, nbd_uri
 from vnet.ends.running import Demo, DemoSettings, RunningDevice, Sections
+from vnet.linux.threads import run_in_thread
 from vnet.traffic.disk import fill, fio, nbdcopy, sha256
 from vnet.traffic.kernel import Plan, TextResult
 
@@ -50,7 +51,7 @@ async def plan(
     assert socket is not None
     uri = nbd_uri(socket, running.name)
     source, copied = settings.folder / "source.img", settings.folder / "copied.img"
-    await trio.to_thread.run_sync(fill, source, SIZE)
+    await run_in_thread(fill, source, SIZE)
     driver, device = running.hosts
     compared = copied, source
     copying, random_io = ("nbdcopy",), ("fio",)
@@ -105,7 +106,7 @@ async def _copy(source: Path | str, target: Path | str, compared: tuple[Path, Pa
     figures: dict[str, float | int | str] = {"bytes_per_second": SIZE / seconds, "bytes": SIZE}
     text, failed = f"{SIZE / seconds / 1e6:.0f} MB/s", ""
     if compared is not None:
-        actual, expected = [await trio.to_thread.run_sync(sha256, path) for path in compared]
+        actual, expected = [await run_in_thread(sha256, path) for path in compared]
         figures["sha256"] = actual
         text += f", SHA-256 {actual[:12]}… as the source"
         failed = "" if actual == expected else "the data read differ from the data written"

@@ -14,6 +14,8 @@ import trio
 
 from vnet.linux.netlink.link_table import InterfaceState, LinkTable
 from vnet.linux.netlink.rtnetlink import GROUPS, link_request, messages
+from vnet.linux.threads import run_in_thread
+from vnet.linux.waits import wait_readable
 
 __all__ = ["REREAD_SECONDS", "NamespaceWatch", "open_socket"]
 
@@ -61,7 +63,7 @@ class NamespaceWatch:
         """Read messages until closed."""
         while self.socket.fileno() >= 0:
             try:
-                await trio.lowlevel.wait_readable(self.socket)
+                await wait_readable(self.socket)
             except trio.ClosedResourceError:
                 return
             self.read(DATAGRAMS_PER_TURN)
@@ -72,7 +74,7 @@ class NamespaceWatch:
         requests = b"".join(link_request(i) for i, interface in self.interfaces.items() if interface.rereads)
         try:
             if requests:
-                await trio.to_thread.run_sync(self.socket.send, requests)  # may block in the kernel
+                await run_in_thread(self.socket.send, requests)  # may block in the kernel
         except OSError:
             pass  # the socket was closed, or the kernel lacks memory: the next round tries again
 

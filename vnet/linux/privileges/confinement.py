@@ -17,6 +17,7 @@ from vnet.linux.privileges.calls import Argument
 from vnet.linux.privileges.capabilities import drop_capabilities
 from vnet.linux.privileges.landlock import Ruleset, landlock_version
 from vnet.linux.privileges.seccomp import filter_calls, why_no_filter
+from vnet.linux.threads import run_in_thread
 
 __all__ = ["DENIED", "OFF", "RESTART", "Rights", "confine", "is_confined", "name_sandbox", "rights_left"]
 __all__ += ["why_impossible", "why_incomplete"]
@@ -123,7 +124,7 @@ async def _reach_threads(done: set[int], call: Callable[[], None]) -> None:
 
     async with trio.open_nursery() as nursery:
         for _ in range(others):
-            nursery.start_soon(lambda: trio.to_thread.run_sync(restrict_and_wait, limiter=limiter))
+            nursery.start_soon(lambda: run_in_thread(restrict_and_wait, limiter=limiter))
 
 
 def _threads() -> set[int]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import trio
 
+from vnet.linux.waits import wait_readable, wait_writable
 from vnet.nbd import CommandReceiver, Handshake, NbdCommand
 
 __all__ = ["Inbox"]
@@ -72,7 +73,7 @@ class Inbox:
             try:
                 data = data[self._socket.send(data) :]
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._socket)
+                await wait_writable(self._socket)
 
     async def _read_into(self, views: list[memoryview]) -> int:
         """Receive into ``views``; return the number of bytes, 0 after the client's last."""
@@ -85,4 +86,4 @@ class Inbox:
                 return self._socket.recvmsg_into(views)[0]
             except BlockingIOError:
                 self._reads = 0
-                await trio.lowlevel.wait_readable(self._socket)
+                await wait_readable(self._socket)

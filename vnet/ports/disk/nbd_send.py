@@ -7,11 +7,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-import trio
-
 from drivers.flow.pump import Signal
 from drivers.storage.bounce import Buffer
 from rings.chain import skip
+from vnet.linux.waits import wait_writable
 from vnet.nbd import NbdCommand
 
 __all__ = ["Outbox"]
@@ -67,7 +66,7 @@ class Outbox:
         """Send until cancelled. Raises OSError."""
         while True:
             while not self._send_now():
-                await trio.lowlevel.wait_writable(self._socket)
+                await wait_writable(self._socket)
             await self._filled.wait()
 
     def _send_now(self) -> bool:

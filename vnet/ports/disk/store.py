@@ -15,7 +15,8 @@ from typing import TypeVar
 import trio
 
 from drivers.contracts.ports import Lifetime, StoreInfo
-from vnet.linux.files import open_to_write
+from vnet.linux.files import close_file, open_to_write
+from vnet.linux.threads import run_in_thread
 
 __all__ = ["FileStore", "MemoryStore", "open_file_store", "read_lifetime"]
 
@@ -141,7 +142,7 @@ class FileStore:
 
     async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
         # Not abandoned on cancellation, so that it ends before a reset of the device does.
-        return await trio.to_thread.run_sync(call, *args, limiter=self._threads)
+        return await run_in_thread(call, *args, limiter=self._threads)
 
     # In a worker thread
 
@@ -259,7 +260,7 @@ async def open_file_store(
     make = size is not None and not read_only
     flags = (os.O_RDONLY if read_only else os.O_RDWR) | (os.O_CREAT if make else 0) | os.O_CLOEXEC
     opening = os.open if read_only else open_to_write
-    fd = await trio.to_thread.run_sync(opening, path, flags, 0o600)
+    fd = await run_in_thread(opening, path, flags, 0o600)
     try:
         fcntl.flock(fd, (fcntl.LOCK_SH if read_only or shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         status = os.fstat(fd)
@@ -277,4 +278,4 @@ async def open_file_store(
         lifetime = read_lifetime(status.st_rdev) if stat.S_ISBLK(status.st_mode) else None
         yield FileStore(fd, StoreInfo(file_size, read_only, block_size, physical, lifetime=lifetime), workers)
     finally:
-        os.close(fd)
+        close_file(fd, path)

@@ -22,6 +22,7 @@ from vnet.linux.ethtool import set_link_mode
 from vnet.linux.netlink.link_table import InterfaceState
 from vnet.linux.netlink.namespace_watch import REREAD_SECONDS, NamespaceWatch, open_socket
 from vnet.linux.netns import run_in_namespace
+from vnet.linux.threads import run_in_thread, run_in_thread_or_here
 
 __all__ = ["Follower", "Interface", "Watches", "open_watches"]
 
@@ -209,7 +210,7 @@ class Watches:
             status = os.fstat(fd)
             key = status.st_dev, status.st_ino
             if key not in self._by_namespace:
-                netlink = await trio.to_thread.run_sync(run_in_namespace, fd, open_socket)
+                netlink = await run_in_thread(run_in_namespace, fd, open_socket)
                 watch = self._by_namespace[key] = NamespaceWatch(netlink)
                 self._nursery.start_soon(watch.run)
             return self._by_namespace[key]
@@ -235,7 +236,7 @@ class Watches:
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
                 for close in discarded:
-                    nursery.start_soon(trio.to_thread.run_sync, close)
+                    nursery.start_soon(run_in_thread_or_here, close)
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ from drivers.errors import PortGone
 from drivers.flow.pump import Serve, Signal
 from rings.chain import skip
 from vnet.linux.poller import Poller
+from vnet.linux.waits import wait_readable, wait_writable
 from vnet.ports.packet.announce import announcements
 from vnet.ports.packet.base import CountingPort, agreed_gso_types, scatter, uses_agreed_offloads
 from vnet.ports.packet.native.port import NativePort
@@ -299,7 +300,10 @@ class TunTapPort(NativePort):
             self._arrival.set()
 
     def pending(self) -> bool:
-        return not self._plain or bool(self._poll.poll(0))
+        try:
+            return not self._plain or bool(self._poll.poll(0))
+        except OSError:  # the kernel lacks memory for the call: a read finds out
+            return True
 
     def _read_list(self, segs: Sequence[memoryview]) -> tuple[memoryview, int, int]:
         """Read into any list of segments; return ``seg`` as for `_front`, the segments' size, and the bytes read.
@@ -354,14 +358,14 @@ class TunTapPort(NativePort):
 
     async def _wait(self, serve: Serve | None) -> None:
         if self._arrival is None:
-            await trio.lowlevel.wait_readable(self._fd)
+            await wait_readable(self._fd)
         else:
             await self._arrival.wait(serve)
 
     async def wait_writable(self, serve: Serve | None = None, /) -> None:
         self._check()
         try:
-            await trio.lowlevel.wait_writable(self._fd)
+            await wait_writable(self._fd)
         except trio.ClosedResourceError:
             pass  # `_wake` wakes writers, too
 

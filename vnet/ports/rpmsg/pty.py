@@ -12,6 +12,7 @@ from pathlib import Path
 import trio
 
 from drivers.contracts.ports import RpmsgEndpoint
+from vnet.linux.waits import wait_readable, wait_writable
 from vnet.ports.rpmsg.surface import Surface, deliver_patiently
 
 __all__ = ["PtySurface", "remove_stale_terminal"]
@@ -45,7 +46,7 @@ class PtySurface(Surface):
 
     async def _listen(self, master: int, endpoint: RpmsgEndpoint) -> None:
         while True:
-            await trio.lowlevel.wait_readable(master)
+            await wait_readable(master)
             try:
                 data = os.read(master, endpoint.max_payload)
             except BlockingIOError:
@@ -60,7 +61,7 @@ class PtySurface(Surface):
 
     async def _write_all(self, master: int) -> None:
         while not self._write(master):
-            await trio.lowlevel.wait_writable(master)
+            await wait_writable(master)
 
     def _write(self, master: int) -> bool:
         """Write the rest of the message; return False if the terminal is full."""

@@ -10,6 +10,7 @@ import trio
 
 from drivers.contracts.ports import RpmsgEndpoint
 from vnet.linux.unix_socket import accept, listen
+from vnet.linux.waits import wait_readable, wait_writable
 from vnet.ports.rpmsg.surface import Surface, deliver_patiently
 
 __all__ = ["SocketSurface"]
@@ -72,7 +73,7 @@ class SocketSurface(Surface):
 async def _receive(client: socket.socket) -> bytes:
     """Wait for the next packet; return an empty one after a disconnect."""
     while True:
-        await trio.lowlevel.wait_readable(client)
+        await wait_readable(client)
         try:
             return client.recv(RECEIVE_SIZE)
         except BlockingIOError:
@@ -83,7 +84,7 @@ async def _receive(client: socket.socket) -> bytes:
 
 async def _send(client: socket.socket, message: bytes) -> None:
     while True:
-        await trio.lowlevel.wait_writable(client)
+        await wait_writable(client)
         try:
             client.send(message)
         except BlockingIOError:

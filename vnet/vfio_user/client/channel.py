@@ -13,6 +13,7 @@ from drivers.carriers.framing import ProtocolError
 from drivers.contracts.ipc import Handle, Unusable
 from drivers.errors import TransportLost
 from vnet.linux.ipc import InstantSocket
+from vnet.linux.waits import wait_readable, wait_writable
 from vnet.vfio_user.client.session import ClientSession, Reply
 from vnet.vfio_user.constants import Command
 from vnet.vfio_user.messages import Assembler, Message, error
@@ -58,7 +59,7 @@ class Channel:
             steps = self._exchange(command, payload, handles)
             try:
                 while True:
-                    wait = trio.lowlevel.wait_readable if next(steps) == POLLIN else trio.lowlevel.wait_writable
+                    wait = wait_readable if next(steps) == POLLIN else wait_writable
                     await wait(self._socket.fileno())
             except StopIteration as done:
                 reply: Reply = done.value
@@ -78,7 +79,7 @@ class Channel:
     async def watch(self) -> ProtocolError | TransportLost:
         """Serve commands of the server until the connection ends; return why."""
         while (end := self._end) is None:
-            await trio.lowlevel.wait_readable(self._socket.fileno())
+            await wait_readable(self._socket.fileno())
             self._serve_one()
         return end
 
