@@ -68,11 +68,6 @@ class Stage:
             results.rounds += 1
             self._save()
 
-    @property
-    def round(self) -> int:
-        """The number of the round that runs, from 0."""
-        return self._results.rounds
-
     def add(self, counter: str, number: int = 1) -> None:
         """Add to a counter, which begins at 0 before the first round."""
         self._results.counters[counter] = self._results.counters.get(counter, 0) + number

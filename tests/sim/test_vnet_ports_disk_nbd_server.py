@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import struct
+from typing import NoReturn
 
 import pytest
 import trio
@@ -220,3 +222,14 @@ async def test_a_write_that_is_larger_than_any_is_hung_up_on() -> None:
     async with serving() as (_pair, server), connected(server) as client:
         await client.ask(WRITE, 1, 0, 64 * MIB)
         await client.hung_up()
+
+
+async def test_a_client_whose_buffers_cannot_be_enlarged_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+    async with serving() as (_, server):
+        monkeypatch.setattr(socket.socket, "setsockopt", fail)
+        async with connected(server) as client:
+            assert await client.do(FLUSH) == OK
+        assert server.statistics.clients == 0

@@ -52,13 +52,13 @@ def close_file(fd: int, path: Path) -> None:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Name the file in errors of calls that have only its descriptor."""
+def naming(name: object) -> Iterator[None]:
+    """Name a file, by its path, or other object in errors of calls that have only its descriptor."""
     try:
         yield
     except OSError as exc:
         if exc.filename is None:
-            exc.filename = str(path)
+            exc.filename = str(name)
         raise
 
 

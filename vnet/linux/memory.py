@@ -15,6 +15,7 @@ from drivers.contracts.hw import DmaBuffer
 from drivers.memory.pool import CACHE_LINE, PAGE, Pool
 from rings.errors import MemoryFault
 from rings.memory import Addr, MappedMemory, PhysAddr
+from vnet.linux.files import naming
 
 __all__ = ["CACHE_LINE", "MSI_BASE", "PAGE", "HostMemory", "MemoryStatistics", "address_of", "full_fence"]
 
@@ -74,14 +75,15 @@ class HostMemory(MappedMemory):
         if size <= 0 or size % PAGE or base % PAGE:
             raise ValueError(f"{size} bytes at {base:#x} are not whole pages of {PAGE} bytes")
         super().__init__(full_fence)
-        self._fd = os.memfd_create(f"vnet-{name}" if name else "vnet", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            os.ftruncate(self._fd, size)
-            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-            self._map = mmap.mmap(self._fd, size)
-        except BaseException:
-            os.close(self._fd)
-            raise
+        with naming(f"{size / MIB:g} MiB of memory"):
+            self._fd = os.memfd_create(f"vnet-{name}" if name else "vnet", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            try:
+                os.ftruncate(self._fd, size)
+                fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+                self._map = mmap.mmap(self._fd, size)
+            except BaseException:
+                os.close(self._fd)
+                raise
         self.base = base
         self.size = size
         self.add(base, memoryview(self._map))

@@ -31,7 +31,9 @@ LOG = logging.getLogger(__name__)
 @contextmanager
 def listen(path: Path, kind: socket.SocketKind, backlog: int) -> Iterator[socket.socket]:
     """Listen at ``path`` for this user alone, and replace the socket of a killed process. Raises OSError."""
-    with socket.socket(socket.AF_UNIX, kind) as listening:
+    with naming(path):
+        made = socket.socket(socket.AF_UNIX, kind)
+    with made as listening:
         listening.setblocking(False)
         remove_stale(path)
         with naming(path):

@@ -36,7 +36,7 @@ BROKEN_WORDS = ("Traceback", "Exception ignored", "Task exception", "Fatal Pytho
 
 @attrs.frozen
 class Outcome:
-    """What a run came to."""
+    """The judgement of one run."""
 
     kind: str
     """Refused: it ended with a line before it served; ended: it ended with a line while it served, or at its end;
@@ -74,11 +74,11 @@ def play(server: Server, scenario: Scenario, folder: Path, fault: Fault | None, 
             process.status(END)
         for text in _left(folder) - before:
             _remove(text)
-    told = report(folder)
+    reported = report(folder)
     if fault is None:
-        assert told is not None, process.output("err")
-        return Outcome(kind, False, wrong, told["sites"], tuple(told["modules"]), files)
-    return Outcome(kind, told == "hit", wrong and f"{wrong}\n{process.output('err')[-1500:]}")
+        assert reported is not None, process.output("err")
+        return Outcome(kind, False, wrong, reported["sites"], tuple(reported["modules"]), files)
+    return Outcome(kind, reported == "hit", wrong and f"{wrong}\n{process.output('err')[-1500:]}")
 
 
 def _play(

@@ -17,7 +17,7 @@ import attrs
 
 from support.children import environment
 
-__all__ = ["Fault", "Process", "Server", "build_shim"]
+__all__ = ["Fault", "Process", "Server", "build_shim", "report", "serving"]
 
 SOURCE = Path(__file__).with_name("shim.c")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -49,10 +50,10 @@ class NbdServer:
         self.statistics.clients += 1
         self.statistics.connections += 1
         with client:
-            try:
-                client.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
-            except PermissionError:
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            for option in (SO_SNDBUFFORCE, socket.SO_SNDBUF):  # the first one needs a right; without both, it is slower
+                with suppress(OSError):
+                    client.setsockopt(socket.SOL_SOCKET, option, SEND_BUFFER)
+                    break
             try:
                 await Connection(client, self.disk, Handshake(self.name, self.export), self.statistics).run()
             except* (OSError, NbdProtocolError):
