@@ -15,6 +15,6 @@ def test_a_machine_without_dev_null_is_one_line(monkeypatch: pytest.MonkeyPatch)
     def fail(path: str, _: int) -> NoReturn:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
-    monkeypatch.setattr(start.os, "open", fail)
+    monkeypatch.setattr(os, "open", fail)
     with pytest.raises(SystemExit, match=r"^vnet: /dev/null: No such file or directory$"):
         start.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 import pytest
@@ -134,15 +136,15 @@ def test_a_file_of_an_older_version_is_of_a_system_that_is_not_rootless() -> Non
     assert State.parse(NAME, f'{text}, "rootless": 3}}') == State(NAME, 0, {})
 
 
-@pytest.mark.parametrize(("call", "use"), [("flock", running), ("pread", read_state)])
+@pytest.mark.parametrize(("module", "call", "use"), [(fcntl, "flock", running), (os, "pread", read_state)])
 def test_an_error_names_the_file(
-    made_run_dir: Path, monkeypatch: pytest.MonkeyPatch, call: str, use: Callable[[str], object]
+    made_run_dir: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, call: str, use: Callable[[str], object]
 ) -> None:
     def fail(*_: object) -> NoReturn:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     state_path(NAME).touch()
-    monkeypatch.setattr(state.fcntl if call == "flock" else state.os, call, fail)
+    monkeypatch.setattr(module, call, fail)
     with pytest.raises(OSError, match="Input/output error") as caught:
         use(NAME)
     assert caught.value.filename == str(state_path(NAME))

@@ -28,7 +28,8 @@ async def test_a_wait_outlasts_a_shortage_of_memory_and_of_watches(wait: Wait, m
     began = trio.current_time()
     with socket.socket() as source:
         await wait(source)
-    assert (errors, trio.current_time() - began) == ([], pytest.approx(2 * RETRY))
+    assert trio.current_time() - began == pytest.approx(2 * RETRY)
+    assert not errors
 
 
 async def test_a_wait_for_a_closed_descriptor_fails_at_once() -> None:
