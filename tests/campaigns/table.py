@@ -70,6 +70,21 @@ _LINES = (
         short=2,
     ),
     Campaign(
+        "wire-errors",
+        "wire:errors",
+        "2 MiB in all over HTTP, of a disk, a SCSI host and an rpmsg channel at once, on a link of packets with faults "
+        "of six kinds, each at a rate of 10^-4 to 10^-2 per packet",
+        goal=500,
+        short=1,
+    ),
+    Campaign(
+        "wire-retrains",
+        "wire:retrains",
+        "10 retrains of a link of packets in real time, under a TCP connection, HTTP requests and a disk",
+        goal=100,
+        short=1,
+    ),
+    Campaign(
         "flap-simulated",
         "simulated:flaps",
         "100 link flaps in a random system, in simulated time, under all loads of its devices",
