@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.machinery
+import json
+import os
 import sys
 import types
 from collections.abc import Iterator, Sequence
@@ -14,6 +16,8 @@ from pathlib import Path
 import attrs
 
 ROOT = Path(__file__).parents[2]
+CHILDREN = "VNET_EDITED_MODULES"
+"""Variable with the edited modules, for the processes that a test starts; `child/sitecustomize.py` reads it."""
 
 
 class Stale(Exception):
@@ -28,6 +32,11 @@ class Edit:
     symbol: str
     old: str
     new: str
+
+    @property
+    def is_extension(self) -> bool:
+        """Whether the module is an example, which is no package: it is loaded by its path, as a user's file."""
+        return self.module.startswith("examples.")
 
     @property
     def path(self) -> Path:
@@ -120,7 +129,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 def is_live(edit: Edit) -> bool:
     """Tell if the edit lies in a function, so that it can be applied to a module that is imported already."""
-    return _function(edit) is not None
+    return not edit.is_extension and _function(edit) is not None
 
 
 def _function(edit: Edit) -> str | None:
@@ -182,5 +191,27 @@ def install(edits: Sequence[Edit]) -> None:
     """
     modules = edited(edits)
     sys.meta_path.insert(0, Finder(modules))
-    for module in modules:
+    extensions = {edit.module: str(edit.path) for edit in edits if edit.is_extension}
+    _edit_extensions({path: modules[module] for module, path in extensions.items()})
+    for module in modules.keys() - extensions:
         importlib.import_module(module)
+
+
+def _edit_extensions(sources: dict[str, str]) -> None:
+    """Load the files with these paths with the edited source."""
+    loader = importlib.machinery.SourceFileLoader
+    get_code = loader.get_code
+
+    def get_edited_code(self: importlib.machinery.SourceFileLoader, fullname: str) -> types.CodeType | None:
+        source = sources.get(self.path)
+        return get_code(self, fullname) if source is None else compile(source, self.path, "exec", dont_inherit=True)
+
+    if sources:
+        loader.get_code = get_edited_code  # type: ignore[method-assign,assignment]
+
+
+def pass_on(edits: Sequence[Edit]) -> None:
+    """Have the Python processes that this one starts import the modules with the edits."""
+    os.environ[CHILDREN] = json.dumps(edited(edits))
+    paths = str(Path(__file__).parent / "child"), os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

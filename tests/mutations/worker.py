@@ -18,7 +18,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from mutations.edit import Stale, apply_live, edited, install, is_live
+from mutations.edit import Stale, apply_live, edited, install, is_live, pass_on
 from mutations.table import Mutation
 from mutations.verdict import Result, Verdict, judge
 
@@ -82,6 +82,7 @@ def _run_edited(mutation: Mutation) -> Result:
 def _run_items(mutation: Mutation, items: Sequence[pytest.Item]) -> Result:
     """Run the tests of a mutation until one fails. The error of a test counts, that of a fixture does not."""
     chosen = list(_choose(mutation, items))
+    pass_on(mutation.edits)
     if not chosen:
         return Result(Verdict.STALE, f"there is no test {mutation.test}")
     for item in chosen:

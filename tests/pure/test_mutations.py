@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 
 import pytest
-from mutations.edit import Edit, Stale, edited, is_live
+from mutations.edit import CHILDREN, Edit, Stale, edited, is_live, pass_on
 from mutations.marks import read_file, read_marks
 from mutations.table import Mutation, read_table
 from mutations.verdict import Verdict, judge
@@ -44,6 +46,15 @@ def test_an_edit_replaces_text_of_its_symbol() -> None:
     assert "    new = written\n" in source
     assert is_live(EDIT)
     assert not is_live(Edit("rings.status", "MOVES", "Status.FAILED: Status(0),", ""))
+
+
+def test_processes_that_a_test_starts_get_the_edit(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (CHILDREN, "PYTHONPATH"):
+        monkeypatch.setenv(name, "")  # and undone after the test
+    pass_on([Edit("rings.status", "next_status", "written: int", "value: int")])
+    program = "import inspect, rings.status; print(*inspect.signature(rings.status.next_status).parameters)"
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["old", "value"]
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,30 @@ async def test_without_a_way_to_flush_every_change_is_home_when_it_is_answered(a
         assert pair.store.log[-1] == "flush"
 
 
+@pytest.mark.hostile("B07")
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_flushed_data_outlive_the_cache_of_the_store(at_once: bool) -> None:
+    """A write and a flush are answered, by a flush or by FUA; then what was not flushed is lost."""
+    async with open_blk_pair() as pair:
+        store, home = pair.store, bytearray(pair.store.data)
+        store.at_once = at_once
+        flush = store.flush
+
+        async def write_home() -> None:
+            await flush()
+            home[:] = store.data
+
+        store.flush = write_home  # type: ignore[method-assign]
+        for turn in range(1, 9):
+            data = bytes((turn,)) * 4096
+            await pair.disk.write(0, data, fua=turn % 2 == 0)
+            if turn % 2:
+                await pair.disk.flush()
+            await pair.disk.write(8192, data)  # in the cache when it is lost
+            store.data[:] = home
+            assert await pair.disk.read(0, 4096) == data
+
+
 @pytest.mark.virtio("BLK-DEV-26")
 async def test_a_driver_chooses_the_cache_mode_while_it_runs_and_nothing_else() -> None:
     async with open_blk_pair() as pair:

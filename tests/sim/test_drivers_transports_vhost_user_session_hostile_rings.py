@@ -159,8 +159,7 @@ async def test_a_front_end_that_hears_no_answers() -> None:
         await works(bench)
 
 
-@pytest.mark.hostile("V16")
-@pytest.mark.hostile("C03")
+@pytest.mark.hostile("C03", "V16")
 async def test_a_front_end_that_goes_while_requests_are_under_way() -> None:
     async with bench_() as bench:
         store = bench.plug.store
@@ -181,7 +180,7 @@ async def test_a_front_end_that_goes_while_requests_are_under_way() -> None:
         await works(bench)
 
 
-@pytest.mark.hostile("V16")
+@pytest.mark.hostile("C03", "V16")
 @pytest.mark.parametrize("after", range(14))
 async def test_a_front_end_that_goes_after_any_message(after: int) -> None:
     async with bench_() as bench:
