@@ -40,6 +40,7 @@ EXTRAS = {
     "prometheus-client": ("metrics", "vnet metrics"),
     "starlette": ("web", "vnet web"),
     "hypercorn": ("web", "vnet web"),
+    "ray": ("ray", "vnet campaign --backend ray"),
 }
 """Extra, and the command that needs it, by optional package."""
 BUILD = {"pyfuse3": "sudo apt-get install -y fuse3 gcc libfuse3-dev pkg-config python3-dev"}

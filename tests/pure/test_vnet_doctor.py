@@ -96,6 +96,7 @@ def test_every_dependency_of_the_package_is_looked_at() -> None:
         ("starlette", "web", "web"),
         ("hypercorn", "web", "web"),
         ("pyfuse3", "fuse", "mount"),
+        ("ray", "ray", "campaign --backend ray"),
     ],
 )
 def test_a_package_of_an_extra_is_optional(

@@ -6,9 +6,11 @@ from random import Random
 
 import pytest
 
+from vnet.link.wire.impairments import FAULTS, Carried, WireFault
 from vnet.sim.random_topology import cells, random_topology
 from vnet.sim.script import KINDS, Fault, draw_script
 from vnet.sim.seeds import stream
+from vnet.system.links import chances
 from vnet.topology.samples import built_in
 
 SYSTEM = built_in("net", "ntb")
@@ -67,3 +69,22 @@ def test_as_many_seeds_as_there_are_cells_have_each_device_type_transport_and_ri
     topologies = [random_topology(seed, stream(seed, "topology")) for seed in range(7 * number, 8 * number)]
     devices = [next(iter(topology.devices.values())) for topology in topologies]
     assert [(device.type, device.transport, device.ring) for device in devices] == list(cells())
+
+
+def test_random_systems_have_wires_if_all_links_are_to_be_wires_and_none_otherwise() -> None:
+    number = len(cells(wire=True))
+    wired = [random_topology(seed, stream(seed, "topology"), wire=True) for seed in range(4 * number)]
+    devices = [next(iter(topology.devices.values())) for topology in wired]
+    assert [(device.type, device.transport, device.ring) for device in devices] == [*cells(wire=True)] * 4
+    assert all(topology.links for topology in wired)
+    assert all(link.wire is not None for topology in wired for link in topology.links.values())
+    others = [random_topology(seed, stream(seed, "topology")) for seed in range(len(cells()))]
+    assert all(link.wire is None for topology in others for link in topology.links.values())
+
+
+def test_each_fault_of_a_wire_that_spares_completions_and_data_is_in_some_random_system() -> None:
+    links = [link for seed in range(100) for link in random_topology(seed, Random(seed), wire=True).links.values()]
+    wires = [link.wire for link in links if link.wire is not None]
+    drawn = {name for wire in wires for name, chance in chances(wire).items() if chance}
+    left_out = (Carried.COMPLETION, Carried.PACKET)
+    assert drawn == {fault.value for fault in WireFault if FAULTS[fault].carried not in left_out}

@@ -69,6 +69,7 @@ def test_a_failure_prints_its_repetition_and_a_shorter_script(monkeypatch: pytes
     [
         ((), "give either a TOPOLOGY file or --random"),
         (("--random", "file"), "give either a TOPOLOGY file or --random"),
+        (("file", "--wire"), "--wire needs --random: a TOPOLOGY file has its own links"),
         (("--random", "--fault", "1:pcie0:flap:1", "--no-faults"), "--fault and --no-faults exclude each other"),
         (("--random", "--time", "1"), "'1': must be above 0 and at most 24h, such as 500ms, 90s, 10m or 1h"),
         (("--random", "--time", "25h"), "'25h': must be above 0 and at most 24h"),

@@ -83,6 +83,33 @@ def test_the_faults_of_a_script_happen_instead_of_those_of_the_seed() -> None:
     assert result["failure"] is None
 
 
+def test_a_result_has_the_counters_of_wires_whose_faults_end_before_the_last_round() -> None:
+    link = "wire = { bit_errors = 0.02, lost_acks = 0.02 }"
+    result = run_trial(short(system("blk", link=link), data_path=False, check=True), 1, [])
+    wire = result["links"]["pcie0"]["wire"]
+    assert wire["faults"]["bit_errors"] > 0
+    assert wire["errors"]["bad TLP"] > 0
+    assert wire["replayed"] > 0
+
+
+def test_a_wire_fails_requests_once_all_devices_are_up_and_until_the_last_round() -> None:
+    configuration = short(system("blk", link="wire = { hot_resets = 0.003 }"), data_path=False, check=True)
+    lines: list[str] = []
+    results = [run_trial(configuration, seed, [], lines.append) for seed in range(2)]
+    assert [result["failure"] for result in results] == [None] * 2
+    assert sum(result["links"]["pcie0"]["wire"]["faults"].get("hot_resets", 0) for result in results) > 0
+    first = next(at for at, line in enumerate(lines) if "up=False" in line)
+    assert any("blk0" in line and "status=15" in line for line in lines[:first])
+
+
+def test_random_systems_on_wires_are_repeated_with_wire() -> None:
+    configuration = attrs.evolve(SHORT, wire=True, seconds=0.1, data_path=False)
+    result = run_trial(configuration, 1)
+    assert result["failure"] is None
+    assert result["links"]["pcie0"]["wire"]["tlps"] > 0
+    assert configuration.command(1) == "vnet sim --random --seed 1 --wire --time 0.1s --check --state-only"
+
+
 @pytest.mark.parametrize(
     ("text", "path"),
     [

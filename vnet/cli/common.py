@@ -19,13 +19,24 @@ from vnet.cli.live_names import complete_systems
 from vnet.errors import SUDO, ConfigError, ControlError, PrivilegeError, TrafficError, leaves
 from vnet.names import NAME, NAME_RULE
 
-__all__ = ["EXPECTED", "check_name", "errors_in_one_line", "lines", "name_option", "one_line"]
+__all__ = [
+    "EXPECTED",
+    "EXTENSIONS",
+    "check_name",
+    "errors_in_one_line",
+    "lines",
+    "loaded_extensions",
+    "name_option",
+    "one_line",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 EXPECTED = (ConfigError, ControlError, PrivilegeError, DriverError, TrafficError, MemoryFault, OSError)
 """Errors that users cause or can fix: they are reported in one line, without a traceback."""
+EXTENSIONS = "vnet.extensions"
+"""Key in the data of a context: the files that `vnet --load` has loaded."""
 PROBLEMS = 100
 """Most problems of one file that are shown."""
 
@@ -116,6 +127,12 @@ def _uncancelled(group: BaseExceptionGroup | None) -> BaseExceptionGroup | None:
     import trio  # here, because most commands do not need it
 
     return None if group is None else group.split(trio.Cancelled)[1]
+
+
+def loaded_extensions(context: click.Context) -> tuple[str, ...]:
+    """Return the absolute paths of the extensions that are loaded, for other processes."""
+    files: tuple[str, ...] = context.meta.get(EXTENSIONS, ())
+    return files
 
 
 def check_name(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:

@@ -51,6 +51,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "check": ("vnet.cli.check", "Check another program's device or driver."),
     "serve": ("vnet.cli.serve", "Serve a device or a PCI function, for example to QEMU."),
     "sim": ("vnet.cli.sim", "Simulate a system, with traffic and faults from one seed."),
+    "campaign": ("vnet.cli.campaign", "Simulate the systems of many seeds."),
     "learn": ("vnet.cli.learn", "Show how virtqueues work, step by step, on real rings."),
     "shell": ("vnet.cli.shell", "Open a Python prompt on a running system."),
     "doctor": ("vnet.cli.doctor", "Check the machine: Python, kernel, rights and programs."),
@@ -109,13 +110,14 @@ def _ignore_half_made_loops(
 def _load(context: click.Context, _option: click.Parameter, files: tuple[Path, ...]) -> None:
     """Load extensions before a command is imported, because its options may list device types and transports."""
     if files:
-        from vnet.cli.common import errors_in_one_line
+        from vnet.cli.common import EXTENSIONS, errors_in_one_line
         from vnet.topology.extensions import load_extension
 
         context.meta[LOADED] = files
 
         for file in files:
             errors_in_one_line(load_extension)(file)
+        context.meta[EXTENSIONS] = tuple(str(file.resolve()) for file in files)
 
 
 @click.group(

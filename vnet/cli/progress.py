@@ -51,6 +51,11 @@ class Bar:
         self._done += steps
         self._draw()
 
+    def advance(self, text: str) -> None:
+        """Draw the bar one step further, with a text beside it."""
+        self._done += 1
+        self.show(text)
+
     def line(self) -> str:
         """Return the bar as text: label, bar, steps, the estimated time that is left, and its text."""
         total = max(self.total, self._done, 1)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import attrs
 import click
 
 from vnet.cli.common import errors_in_one_line
 from vnet.cli.output import json_option, open_json
+from vnet.cli.sim_options import configured, trial_options
 from vnet.cli.table import render
 from vnet.cli.topology_file import FILE, open_topology
 from vnet.errors import settings_of
-from vnet.sim.configuration import RANDOM, Configuration, load_names
+from vnet.sim.configuration import RANDOM, Configuration
 from vnet.sim.script import KINDS, Fault
 from vnet.sim.shrink import shrink
 from vnet.sim.trial import run_trial, topology_of
@@ -24,49 +25,15 @@ from vnet.topology import Topology
 
 __all__ = ["command"]
 
-UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|min|h)")
-LONGEST = 24 * 3600.0
-"""Most simulated seconds."""
 SEED_BITS = 32
 """Size of a seed that is not given."""
 
 
-def _seconds(_context: click.Context, _option: click.Parameter, text: str) -> float:
-    """Return a time such as 90s or 1h in seconds. Raises BadParameter for 0, more than a day, and another form."""
-    match = TIME.fullmatch(text)
-    seconds = float(match[1]) * UNITS[match[2]] if match else 0.0
-    if not 0 < seconds <= LONGEST:
-        raise click.BadParameter(f"{text!r}: must be above 0 and at most 24h, such as 500ms, 90s, 10m or 1h")
-    return seconds
-
-
-def _loads(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, ...] | None:
-    """Return names that are separated by commas. Raises BadParameter for one that is no load."""
-    names = None if text is None else tuple(text.split(","))
-    for name in names or ():
-        if name not in load_names():
-            raise click.BadParameter(f"{name!r} is no load: known are {', '.join(load_names())}")
-    return names
-
-
 @click.command("sim")
 @click.argument("topology", required=False, type=FILE)
-@click.option(RANDOM, "use_random", is_flag=True, help="Simulate a random system, which follows from the seed.")
-@click.option("--seed", type=click.IntRange(0), help="Seed of all that happens.  [default: a random one]")
-@click.option(
-    "--time",
-    "seconds",
-    callback=_seconds,
-    metavar="TIME",
-    default="10s",
-    show_default=True,
-    help="Simulated time of traffic, such as 1h.",
+@trial_options(
+    click.option("--seed", type=click.IntRange(0), help="Seed of all that happens.  [default: a random one]")
 )
-@click.option(
-    "--load", "loads", callback=_loads, metavar="LOADS", help="Names of loads, comma-separated.  [default: all]"
-)
-@click.option("--check", is_flag=True, help="Check memory, rings, states and counters as well, not only the data.")
 @click.option(
     "--fault",
     "faults",
@@ -75,7 +42,6 @@ def _loads(_context: click.Context, _option: click.Parameter, text: str | None) 
     help=f"A fault instead of those of the seed, such as 0.25:pcie0:flap:0.1. KIND is {', '.join(KINDS)}. Repeatable.",
 )
 @click.option("--no-faults", is_flag=True, help="Leave the faults of the seed out.")
-@click.option("--state-only", is_flag=True, help="Log no frames, chains and registers: rings run in C, as usual.")
 @click.option("--log", "log_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the event log.")
 @json_option
 @errors_in_one_line
@@ -84,6 +50,7 @@ def command(
     context: click.Context,
     topology: Path | None,
     use_random: bool,
+    wire: bool,
     seed: int | None,
     seconds: float,
     loads: tuple[str, ...] | None,
@@ -103,15 +70,13 @@ def command(
     Exit status 1 if data differ, if traffic stands still, if a check fails, or if the system ends with an error; the
     command that repeats it is printed, and a shorter script of faults if there is one.
     """
-    if (topology is None) is not use_random:
-        raise click.UsageError("give either a TOPOLOGY file or --random")
+    configuration = configured(topology, use_random, wire, seconds, loads, check, state_only)
     if faults and no_faults:
         raise click.UsageError("--fault and --no-faults exclude each other")
     seed = secrets.randbits(SEED_BITS) if seed is None else seed
     click.echo(f"seed {seed}")
     file, parsed = open_topology(topology) if topology else (RANDOM, None)
-    source = str(topology) if topology else RANDOM
-    configuration = Configuration(parsed, source, seconds, loads, check, not state_only)
+    configuration = attrs.evolve(configuration, topology=parsed)
     with settings_of(file), open_json(json_file) as write_json:
         system = topology_of(configuration, seed)
         script = _script(faults, no_faults, system)

@@ -31,6 +31,8 @@ class Configuration:
     """The system; None: a random one of each seed."""
     source: str = RANDOM
     """The file of the topology as it is given to a command, or `RANDOM`."""
+    wire: bool = False
+    """Whether all links of a random system are wires; without it, none is."""
     seconds: float = 10.0
     """Simulated seconds of traffic."""
     loads: tuple[str, ...] | None = None
@@ -47,13 +49,17 @@ class Configuration:
 
     def command(self, seed: int, script: Sequence[Fault | str] | None = None) -> str:
         """Return the shell command that runs the trial of ``seed`` again; ``script``: with these faults instead."""
-        words = ["vnet", "sim", self.source, "--seed", str(seed), "--time", f"{self.seconds:g}s"]
-        if self.loads is not None:
-            words += ["--load", ",".join(self.loads)]
-        words += ["--check"] * self.check + ["--state-only"] * (not self.data_path)
+        words = ["vnet", "sim", self.source, "--seed", str(seed), *self.options()]
         if script is not None:
             words += [word for fault in script for word in ("--fault", str(fault))] or ["--no-faults"]
         return shlex.join(words)
+
+    def options(self) -> list[str]:
+        """Return the options of a command for this configuration, without the system and the seed."""
+        words = ["--wire"] * self.wire + ["--time", f"{self.seconds:g}s"]
+        if self.loads is not None:
+            words += ["--load", ",".join(self.loads)]
+        return words + ["--check"] * self.check + ["--state-only"] * (not self.data_path)
 
     def plain(self) -> dict[str, Any]:
         """Return the configuration as plain data, without the topology."""

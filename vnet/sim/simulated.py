@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import attrs
 
 from vnet.errors import ConfigError, FieldError
+from vnet.link.wire.impairments import FAULTS
 from vnet.sim.seeds import stream
 from vnet.spec import FaultSpec, LinkSpec, WireSpec
 from vnet.topology import Topology
 
-__all__ = ["draws_faults", "simulated"]
+__all__ = ["draws_faults", "for_bring_up", "simulated"]
+
+UNREPAIRED = tuple(fault.value for fault, kind in FAULTS.items() if not kind.repaired)
+"""Chances of a wire whose faults fail requests."""
 
 
 def simulated(topology: Topology, seed: int) -> Topology:
@@ -34,6 +39,16 @@ def _outside(topology: Topology) -> Iterator[FieldError]:
         if device.socket is not None:
             why = "must be absent: a simulation cannot run another process"
             yield FieldError(("devices", name, "socket"), device.socket, why)
+
+
+def for_bring_up(topology: Topology) -> Topology:
+    """Return a simulated topology with wires that fail no request, since a driver whose probe fails stays unbound."""
+    links = {}
+    for name, link in topology.links.items():
+        none: dict[str, Any] = dict.fromkeys(UNREPAIRED, 0.0)
+        wire = link.wire and attrs.evolve(link.wire, **none)
+        links[name] = attrs.evolve(link, wire=wire)
+    return attrs.evolve(topology, links=links)
 
 
 def draws_faults(link: LinkSpec) -> bool:

@@ -19,6 +19,7 @@ from drivers.contracts.events import Topic
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.load import Load, LoadError
 from vnet.errors import leaves
+from vnet.link.wire.impairments import rates
 from vnet.sim.check import CheckError, check_during, check_end
 from vnet.sim.configuration import Configuration
 from vnet.sim.event_log import EventLog
@@ -26,11 +27,13 @@ from vnet.sim.random_topology import random_topology
 from vnet.sim.scheduler import TimeStands, run_seeded
 from vnet.sim.script import Fault, draw_script, play
 from vnet.sim.seeds import stream, streams
-from vnet.sim.simulated import draws_faults, simulated
+from vnet.sim.simulated import draws_faults, for_bring_up, simulated
+from vnet.system.links import chances
 from vnet.system.world import World, open_world
 from vnet.topology import Topology
 from vnet.topology.join import NOTHING
 from vnet.version import __version__
+from vnet.views.link import LinkStatistics
 
 __all__ = ["run_trial", "topology_of"]
 
@@ -46,7 +49,9 @@ Write = Callable[[str], object]
 def topology_of(configuration: Configuration, seed: int) -> Topology:
     """Return the system of a trial. Raises ConfigError if it cannot be simulated."""
     topology = configuration.topology
-    return simulated(random_topology(seed, stream(seed, "topology")) if topology is None else topology, seed)
+    if topology is None:
+        topology = random_topology(seed, stream(seed, "topology"), wire=configuration.wire)
+    return simulated(topology, seed)
 
 
 def run_trial(
@@ -76,6 +81,7 @@ def run_trial(
         "script": [str(fault) for fault in script],
         "fired": [trial.fired[fault] for fault in script],
         "seconds": trial.ended,
+        "links": trial.links,
         "loads": [{"load": load.name, "device": load.device, **attrs.asdict(load.figures)} for load in trial.loads],
         "events": trial.log.events,
         "hash": trial.log.digest(),
@@ -102,6 +108,8 @@ class _Trial:
     """How often each fault has happened so far."""
     ended: float = 0.0
     """Simulated seconds so far."""
+    links: dict[str, Any] = attrs.field(factory=dict)
+    """Faults of each link at the end, and the counters of a wire."""
 
     @property
     def _is_faultless(self) -> bool:
@@ -117,13 +125,23 @@ class _Trial:
         async with open_world(NOTHING, "sim", report=_ignore) as world:
             topics = tuple(Topic) if self.configuration.data_path else STATE_TOPICS
             with world.events.listen(self.log, topics):
-                await world.add(self.topology)
-                async with self._open_loads(world) as loads:
-                    self.loads = loads
-                    await self._disturb(world)
-                    await self._settle(world)
-                if self.configuration.check:
-                    await check_end(world, faultless=self._is_faultless)
+                try:
+                    await self._use(world)
+                finally:
+                    self.links = {name: _link(link.statistics()) for name, link in world.links.items()}
+
+    async def _use(self, world: World) -> None:
+        await world.add(for_bring_up(self.topology))
+        for name, wire in world.wires.items():
+            spec = self.topology.links[name].wire
+            assert spec is not None
+            wire.impairments.set(rates(**chances(spec)))
+        async with self._open_loads(world) as loads:
+            self.loads = loads
+            await self._disturb(world)
+            await self._settle(world)
+        if self.configuration.check:
+            await check_end(world, faultless=self._is_faultless)
 
     @asynccontextmanager
     async def _open_loads(self, world: World) -> AsyncIterator[list[Load]]:
@@ -161,9 +179,24 @@ class _Trial:
         for link in world.faults.values():
             link.clear(*(rule.name for rule in link.rules()))
             link.bring_up()
+        for wire in world.wires.values():
+            wire.impairments.set(())
         await world.wait_up(PATIENCE)
         for load in self.loads:
             await _within(load, load.finish)
+
+
+def _link(figures: LinkStatistics) -> dict[str, Any]:
+    """Return the injected faults of a link as plain data, and the counters of its wire."""
+    wire = figures.wire
+    if wire is None:
+        return {"faults": dict(figures.faults), "wire": None}
+    counters: Counter[str] = Counter({"lives": wire.lives, "retrains": wire.retrains})
+    errors: Counter[str] = Counter()
+    for port in wire.ports.values():
+        counters.update(tlps=sum(port.tlps.values()), replayed=port.replayed, duplicates=port.duplicates)
+        errors.update(port.errors)
+    return {"faults": dict(figures.faults), "wire": {**counters, "faults": dict(wire.faults), "errors": dict(errors)}}
 
 
 async def _within(load: Load, work: Callable[[], Awaitable[None]]) -> None:

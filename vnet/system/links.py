@@ -26,7 +26,7 @@ from vnet.spec import FaultSpec, LinkSpec, WireSpec
 from vnet.topology import Topology
 from vnet.transports import TRANSPORTS
 
-__all__ = ["BuiltLink", "FoundRegister", "LinkRegisters", "build_link"]
+__all__ = ["BuiltLink", "FoundRegister", "LinkRegisters", "build_link", "chances"]
 
 Sink = Callable[[str], object]
 """Takes a line of a trace."""
@@ -132,18 +132,18 @@ def build_link(
     return BuiltLink(link, faults, timed, wire)
 
 
-def _chances(spec: FaultSpec | WireSpec) -> dict[str, float]:
+def chances(spec: FaultSpec | WireSpec) -> dict[str, float]:
     """Return the probabilities of a record by the names of faults."""
     return attrs.asdict(spec, filter=lambda field, _: bool(field.metadata.get("chance")))
 
 
 def _wire(name: str, spec: LinkSpec, wire: WireSpec, parameters: PcieParameters, events: Events) -> WireLink:
-    impairments = Impairments(wire_rates(**_chances(wire)), random.Random(wire.seed))
+    impairments = Impairments(wire_rates(**chances(wire)), random.Random(wire.seed))
     return WireLink(name, parameters, impairments, lossy=spec.lossy, events=events)
 
 
 def _faulty(link: Link, spec: FaultSpec, registers: LinkRegisters, events: Events) -> FaultyLink:
-    rules: list[Rule | Flap] = [*rates(**_chances(spec))]
+    rules: list[Rule | Flap] = [*rates(**chances(spec))]
     if spec.flap_every_ms is not None:
         every = spec.flap_every_ms * MS
         rules.append(Flap(every, spec.flap_length_ms * MS, every, float("inf")))

@@ -52,6 +52,8 @@ class WireFaultKind:
 
     about: str
     carried: Carried
+    repaired: bool = True
+    """Whether the data link layer repairs it, so that no request fails."""
 
 
 _F = WireFault
@@ -63,12 +65,16 @@ FAULTS: Mapping[WireFault, WireFaultKind] = {
     _F.REORDERED: WireFaultKind("A TLP arrives after the next one.", Carried.TLP),
     _F.LOST_CREDITS: WireFaultKind("An update of credits vanishes.", Carried.CREDITS),
     _F.RETRAINS: WireFaultKind("The link is retrained during a TLP, which is lost.", Carried.TLP),
-    _F.SURPRISE_DOWNS: WireFaultKind("The link goes down during a TLP, and is trained again.", Carried.TLP),
-    _F.HOT_RESETS: WireFaultKind("The root port resets the link during a TLP.", Carried.TLP),
-    _F.UNANSWERED: WireFaultKind("A request gets no completion.", Carried.COMPLETION),
-    _F.ABORTED: WireFaultKind("A request completes with Completer Abort.", Carried.COMPLETION),
-    _F.POISONED: WireFaultKind("The data of a completion is marked as damaged.", Carried.COMPLETION),
-    _F.CORRUPTED: WireFaultKind("One bit of a TLP is inverted before it gets its LCRC.", Carried.PACKET),
+    _F.SURPRISE_DOWNS: WireFaultKind(
+        "The link goes down during a TLP, and is trained again.", Carried.TLP, repaired=False
+    ),
+    _F.HOT_RESETS: WireFaultKind("The root port resets the link during a TLP.", Carried.TLP, repaired=False),
+    _F.UNANSWERED: WireFaultKind("A request gets no completion.", Carried.COMPLETION, repaired=False),
+    _F.ABORTED: WireFaultKind("A request completes with Completer Abort.", Carried.COMPLETION, repaired=False),
+    _F.POISONED: WireFaultKind("The data of a completion is marked as damaged.", Carried.COMPLETION, repaired=False),
+    _F.CORRUPTED: WireFaultKind(
+        "One bit of a TLP is inverted before it gets its LCRC.", Carried.PACKET, repaired=False
+    ),
 }
 
 
