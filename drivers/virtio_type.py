@@ -78,6 +78,8 @@ class VirtioType(Generic[S, P]):
     device: Side[VhostDevice, P, VhostBound[object]]
     class_code: int = UNCLASSIFIED
     """PCI class code, where a device is a PCI function."""
+    on_request: int = 0
+    """Supported feature bits of the type that a device offers only if its user wants it to."""
 
     @property
     def switchable(self) -> int:

@@ -362,7 +362,8 @@ class DeviceSpec:
     @property
     def features(self) -> int:
         """Feature bits that may be offered and accepted."""
-        return self.virtio.supported & ~self.features_off_mask()
+        unwanted = self.virtio.on_request & ~self.features_on_mask()
+        return self.virtio.supported & ~self.features_off_mask() & ~unwanted
 
     def in_memory(self) -> Self:
         """Return the device with ports and stores in memory, without interfaces, files and threads, for simulations."""
@@ -403,11 +404,16 @@ class DeviceSpec:
 
     def features_on_mask(self, on: tuple[str, ...] | None = None) -> int:
         """Return the feature bits named in ``on``, by default in ``features_on``. Raises KeyError likewise."""
-        return self._named(self.features_on if on is None else on, self.virtio.supported & ON_REQUEST)
+        return self._named(self.features_on if on is None else on, self._on_request)
+
+    @property
+    def _on_request(self) -> int:
+        """Feature bits that the device offers only if it is asked to."""
+        return self.virtio.supported & ON_REQUEST | self.virtio.on_request
 
     def _not_carried(self) -> Iterator[FieldError]:
-        names = {self.virtio.table.name(bit): bit for bit in bits(self.virtio.supported & ON_REQUEST)}
-        able = OF_RINGS | TRANSPORTS[self.transport].extra_features
+        names = {self.virtio.table.name(bit): bit for bit in bits(self._on_request)}
+        able = OF_RINGS | self.virtio.on_request | TRANSPORTS[self.transport].extra_features
         lacking = [name for name in map(str.upper, self.features_on) if name in names and not able >> names[name] & 1]
         if lacking:
             why = f"devices over {self.transport} can't offer {', '.join(lacking)}"
@@ -482,7 +488,8 @@ class PeerSpec(DeviceSpec):
     @property
     def local_features(self) -> int:
         """Feature bits that the local driver is offered (mediated mode)."""
-        return self.virtio.supported & ~self.features_off_mask(self.local_features_off)
+        usual = self.virtio.supported & ~self.virtio.on_request
+        return usual & ~self.features_off_mask(self.local_features_off)
 
     def local_memory(self) -> int:
         """Return the most memory that the local driver needs, in bytes; 0 if unknown (mediated mode)."""

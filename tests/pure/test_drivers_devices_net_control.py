@@ -24,6 +24,7 @@ from drivers.devices.net.layout import (
     queue_names,
 )
 from drivers.devices.net.statistics import QueueTypes
+from drivers.devices.net.steering import HashConfig, RssConfig
 from rings.features import bits, mask
 
 F = NetFeature
@@ -44,6 +45,8 @@ COMMANDS = [
     NetControl(NetCommand.ANNOUNCE_ACK),
     NetControl(NetCommand.VQ_PAIRS_SET, 1),
     NetControl(NetCommand.VQ_PAIRS_SET, 0x8000),
+    NetControl(NetCommand.RSS_CONFIG, RssConfig(HashConfig(1, bytes(40)), (0, 2, 1, 1), 3, 4)),
+    NetControl(NetCommand.RSS_CONFIG, RssConfig(HashConfig(0x1FF, b""), (0,) * 128, 0x7FFF, 0xFFFF)),
     NetControl(NetCommand.GUEST_OFFLOADS_SET, 0),
     NetControl(NetCommand.GUEST_OFFLOADS_SET, mask({1, 7, 8, 9, 54, 55})),
     *(
@@ -252,6 +255,13 @@ def test_speed_and_duplex_are_unknown_unless_they_are_known() -> None:
     assert NetConfig(OWN, 1, 1500).emit()[12:] == b"\xff" * 5
     known = NetConfig(OWN, 1, 1500, 4, 25_000, Duplex.FULL).emit()
     assert known == OWN + bytes.fromhex("0100 0400 dc05 a8610000 01")
+
+
+@pytest.mark.virtio("NET-DEV-9", "NET-DEV-10")
+def test_a_device_that_hashes_frames_reports_its_limits() -> None:
+    config = NetConfig(OWN, 1, 1500, hashes=True).emit()
+    assert config[:17] == NetConfig(OWN, 1, 1500).emit()
+    assert config[17:] == bytes((40,)) + (128).to_bytes(2, "little") + (0x1FF).to_bytes(4, "little")
 
 
 @pytest.mark.virtio("NET-DRV-33", "NET-DEV-40")

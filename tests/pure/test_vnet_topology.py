@@ -122,6 +122,11 @@ def test_features_are_switched_off_by_name() -> None:
             f"{DEVICE}.features_on = ['notification_data']: devices over epf_mailbox can't offer NOTIFICATION_DATA",
         ),
         (
+            "features_on = ['rss']\nqueue_pairs = 2\nmode = 'mediated'",
+            f"{DEVICE}.features_on = ['rss']: must be without RSS in mode mediated: it has no control queue",
+        ),
+        ("features_on = ['RSS']", f"{DEVICE}.features_on = ['RSS']: RSS requires queue_pairs above 1"),
+        (
             "features_on = ['IN_ORDER']\nfeatures_off = ['in_order']",
             f"{DEVICE}.features_on = ['IN_ORDER']: features_off removes IN_ORDER",
         ),

@@ -26,15 +26,16 @@ SEVERAL = (
 link = "pcie0"
 queue_pairs = 3
 queue_size = 32
+features_on = ["RSS"]
 speed = 25000
 duplex = "full"
 driver = { kind = "memory" }
 device = { kind = "memory" }
 """
 )
-MEDIATED = (
-    SEVERAL.replace("queue_pairs = 3", 'mode = "mediated"').replace("speed = 25000", "").replace('duplex = "full"', "")
-)
+MEDIATED = SEVERAL.replace("queue_pairs = 3", 'mode = "mediated"')
+for key in ("speed = 25000", 'duplex = "full"', 'features_on = ["RSS"]'):
+    MEDIATED = MEDIATED.replace(key, "")
 
 
 async def change(world: World, setting: str, value: str = "", name: str = "net0") -> object:
@@ -95,6 +96,19 @@ async def test_every_setting_shows_at_both_sides() -> None:
             assert [network(world, side)[key] for side in ("driver", "device")] == [wanted] * 2
         await change(world, "tx_coalesce", "16,50")
         assert "calls after: transmitq1 16 packets 50 us, transmitq2 16" in "\n".join(tree(take_snapshot(world)))
+        for setting, value in (("rss", "1,3"), ("unclassified", "3"), ("hash_types", "tcpv4,udpv6_ex")):
+            await change(world, setting, value)
+        wanted = {"types": ["tcpv4", "udpv6_ex"], "entries": {"receiveq1": 64, "receiveq3": 64}}
+        wanted |= {"unclassified": "receiveq3"}
+        assert [network(world, side)["steering"] for side in ("driver", "device")] == [wanted] * 2
+        text = "steers by a hash of tcpv4 udpv6_ex: 64 entries to receiveq1, 64 entries to receiveq3; other frames to"
+        assert text in "\n".join(tree(take_snapshot(world)))
+        await change(world, "hash_types", "all")
+        await change(world, "hash_key", "0f" * 40)
+        assert len(network(world, "device")["steering"]["types"]) == 9
+        await change(world, "hash_key", "default")
+        await change(world, "rss", "off")
+        assert network(world, "driver")["steering"] is network(world, "device")["steering"] is None
         assert network(world, "driver")["device_counts"] == {}
         await change(world, "statistics")
         counted = network(world, "driver")["device_counts"]
@@ -145,6 +159,14 @@ async def test_every_setting_shows_at_both_sides() -> None:
         ("mtu", "67", "net0: mtu '67': must be between 68 and 65521"),
         ("mtu", "\u0661", "must be between 68 and 65521"),
         ("announce", "loudly", "net0: announce 'loudly': must be now, or absent"),
+        ("statistics", "all", "net0: statistics 'all': must be now, or absent"),
+        ("rss", "0", "net0: rss '0': must be between 1 and 32768"),
+        ("rss", "1,,2", "net0: rss '1,,2': must be between 1 and 32768"),
+        ("rss", "1,4", "net0: rss '1,4': queue pair 4 is not in use: only 3 are"),
+        ("rss", "1" + ",1" * 128, "must be at most 128 queue pairs"),
+        ("unclassified", "none", "net0: unclassified 'none': must be between 1 and 32768"),
+        ("hash_types", "tcp", "net0: hash_types 'tcp': must be all, none, or some of ipv4,tcpv4,"),
+        ("hash_key", "0f0f", "net0: hash_key '0f0f': must be default, or 80 hexadecimal digits"),
     ],
 )
 async def test_an_impossible_value_is_refused_in_one_line_and_changes_nothing(
@@ -171,6 +193,8 @@ async def test_a_device_without_a_control_queue_says_so_and_a_link_that_is_down_
         await world.wait_up()
         for setting, value, why in (
             ("promisc", "on", "CTRL_RX was not negotiated"),
+            ("rss", "1", "RSS was not negotiated"),
+            ("statistics", "", "DEVICE_STATS was not negotiated"),
             ("pairs", "2", "net0: pairs '2': the device has one queue pair"),
             ("mtu", "1400", "mtu of a mediated device follows the driver"),
         ):

@@ -25,6 +25,7 @@ EMPTY_SLOT = "slot1"
 BLK, NET, RNG, RPMSG, SCSI = (f"1af4:{0x1040 + number:x}" for number in (2, 1, 4, 7, 8))
 """Vendor and device ids of virtio's functions."""
 PCI_TEST, MAILBOX = "104c:b500", "104c:b0f0"
+STEERED = ("--pairs", "2", "--features-on", "RSS")
 IOMMU, PASS_THROUGH = ("-device", "amd-iommu,intremap=on"), "iommu=pt"
 """Remaps interrupts, without which Linux takes one vector of MSI, but, by the kernel's command line, no addresses."""
 
@@ -40,7 +41,7 @@ class Machine:
         self.functions: dict[str, Serve] = {}
         addresses = ["--address", "198.18.0.1/24", "--address", "2001:2::1/64"]
         try:
-            self._serve(folder, "net0", "net", "--tap", "t0", "--pairs", "2", "--netns", netns, *addresses)
+            self._serve(folder, "net0", "net", "--tap", "t0", *STEERED, "--netns", netns, *addresses)
             self._serve(folder, "blk0", "blk", "--file", str(self.image))
             self._serve(folder, "scsi0", "scsi", "--lun", f"path={self.unit}")
             self._serve(folder, "entropy0", "entropy")

@@ -47,6 +47,8 @@ link = "pcie0"
 device = { luns = [{ store = "memory", size = 8 }] }
 """
 """The topology of scsi0's function with our own root complex and driver."""
+PINGS = 6
+"""Packets of IP that the guest receives by pings over one version of it."""
 COALESCED = (
     "calls after: receiveq1 16 packets 2000 us, transmitq1 8 packets 1000 us, "
     "receiveq2 16 packets 2000 us, transmitq2 8 packets 1000 us"
@@ -175,11 +177,23 @@ def test_the_guest_s_driver_commands_our_network_device(machine: Machine) -> Non
     shown = " ".join(vnet("show", "--name", "serve-net-net0", "--all").stdout.split())
     for part in ("02:00:00:00:00:77", "pairs of queues 2 of 2", "receives: promisc", COALESCED):
         assert part in shown
-    run("ip link set eth0 promisc off")
+    run("ip link set eth0 promisc off; ethtool -L eth0 combined 1")
+
+
+def test_the_guest_s_driver_has_frames_steered_by_their_hash(machine: Machine) -> None:
+    """Linux negotiates RSS, and configures it by ethtool."""
+    run = machine.guest.run
+    machine.set_up_network()
+    run("ethtool -L eth0 combined 2; ethtool -X eth0 weight 0 1")
+    shown = " ".join(vnet("show", "--name", "serve-net-net0", "--all").stdout.split())
+    assert "128 entries to receiveq2; other frames to receiveq1" in shown
+    before = run("ethtool -S eth0")
+    machine.pings()
+    count = [int(re.search(r"rx_queue_1_packets: (\d+)", text)[1]) for text in (before, run("ethtool -S eth0"))]
+    assert count[1] - count[0] >= 2 * PINGS
 
 
 def test_both_sides_ping_each_other(machine: Machine) -> None:
-    machine.set_up_network()
     machine.pings()
 
 

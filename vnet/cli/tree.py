@@ -341,6 +341,10 @@ def _network(network: NetworkView) -> Iterator[str]:
     if network.coalescing:
         each = (f"{name} {c.max_packets} packets {c.max_usecs} us" for name, c in network.coalescing.items())
         yield from _wrap("calls after: ", ", ".join(each))
+    if (steering := network.steering) is not None:
+        entries = ", ".join(f"{count} entries to {name}" for name, count in steering.entries.items())
+        text = f"{' '.join(steering.types) or 'nothing'}: {entries}; other frames to {steering.unclassified}"
+        yield from _wrap("steers by a hash of ", text)
     for name, numbers in network.device_counts.items():
         yield from _wrap(f"the device counts for {name}: ", ", ".join(f"{key} {n}" for key, n in numbers.items()))
     if len(network.by_pair) > 1:

@@ -45,6 +45,7 @@ class Options:
     """Options of a network pair."""
 
     features_off: tuple[str, ...] = ()
+    features_on: tuple[str, ...] = ()
     control: bool = False
     """Whether there is a control queue: most of what is tested are the two others."""
     pairs: int = 1
@@ -71,6 +72,7 @@ class Options:
             options=MailboxOptions(poll=True) if self.poll else TransportOptions(),
             queue_size=self.queue_size,
             features_off=self.features_off if self.control else (*self.features_off, "CTRL_VQ"),
+            features_on=self.features_on,
             queue_pairs=self.pairs,
             rx_buffer=self.rx_buffer,
             mtu=self.mtu,

@@ -19,6 +19,7 @@ __all__ = [
     "PairView",
     "PortView",
     "ReceptionView",
+    "SteeringView",
 ]
 
 
@@ -86,6 +87,18 @@ class CoalescingView:
     max_usecs: int
 
 
+@attrs.frozen
+class SteeringView:
+    """Receive-side scaling: the low bits of a frame's hash choose an entry of a table, which names a queue."""
+
+    types: tuple[str, ...]
+    """Types of packets that are hashed."""
+    entries: Mapping[str, int]
+    """Number of entries by name of the queue."""
+    unclassified: str
+    """Name of the queue of frames without a hash."""
+
+
 @attrs.frozen(kw_only=True)
 class NetworkView:
     """A network device as ``ethtool`` shows an interface, from one side. The defaults are those of a device down."""
@@ -107,6 +120,8 @@ class NetworkView:
     offloads: tuple[str, ...] = ()
     coalescing: Mapping[str, CoalescingView] = attrs.field(factory=dict)
     """Notification coalescing by name of the queue, of the queues that have any."""
+    steering: SteeringView | None = None
+    """None: automatic, by the queue that a flow is sent on."""
     receives: ReceptionView | None = None
     device_counts: Mapping[str, Mapping[str, int]] = attrs.field(factory=dict)
     """The device's own counters by name of the queue, as the driver was last told (DEVICE_STATS)."""

@@ -9,6 +9,8 @@ import attrs
 
 from drivers.bus.config import ConfigField, emit_config
 from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, Offloads
+from drivers.devices.net.hashing import HASH_TYPES, KEY_SIZE
+from drivers.devices.net.steering import TABLE_LENGTH
 from drivers.devices.net.vlan import TAGS_ROOM
 from rings.features import COMMON, FeatureTable, mask
 
@@ -16,14 +18,18 @@ __all__ = [
     "ANNOUNCE",
     "CONTROLLED",
     "FRONTED_TABLE",
+    "HASHED",
     "LINK_UP",
     "MAX_FRAME",
     "MAX_PAIRS",
     "MIN_MTU",
     "SPEED_MAX",
     "SPEED_UNKNOWN",
+    "REQUESTED",
+    "SEVERAL",
     "SUPPORTED",
     "TABLE",
+    "USUAL",
     "Duplex",
     "NetConfig",
     "NetConfigField",
@@ -65,6 +71,7 @@ class NetFeature(IntEnum):
     GUEST_USO4 = 54
     GUEST_USO6 = 55
     HOST_USO = 56
+    RSS = 60
     SPEED_DUPLEX = 63
 
 
@@ -77,6 +84,7 @@ COMMANDED = (
     F.GUEST_ANNOUNCE,
     F.MQ,
     F.CTRL_MAC_ADDR,
+    F.RSS,
     F.DEVICE_STATS,
     F.VQ_NOTF_COAL,
     F.NOTF_COAL,
@@ -93,6 +101,9 @@ TABLE = FeatureTable(
     },
 )
 SUPPORTED = mask(NetFeature) | COMMON
+REQUESTED = mask((F.RSS,))
+"""Features that a device offers only if its user wants it to: Python moves its received frames then."""
+USUAL = SUPPORTED & ~REQUESTED
 CONTROLLED = mask((F.CTRL_VQ, *COMMANDED))
 """CTRL_VQ, and all features that need it."""
 FRONTED_TABLE = FeatureTable(TABLE.names, {f: needs for f, needs in TABLE.needs.items() if f != F.MQ})
@@ -170,9 +181,15 @@ def buffer_size(*, gso: bool, mtu: int | None) -> int:
     return _GSO_BUFFER if gso else max(_PLAIN_BUFFER, HEADER_SIZE + ETH_HLEN + TAGS_ROOM + (mtu or 0))
 
 
+HASHED = mask((F.RSS,))
+"""Features with which a device hashes received frames."""
+SEVERAL = mask((F.MQ, F.RSS))
+"""Features with which a device has several queue pairs."""
+
+
 def pairs_of(features: int, most: int) -> int:
     """Return the number of queue pairs before the control queue, if the device has ``most`` (section 5.1.2)."""
-    return most if features >> F.MQ & 1 else 1
+    return most if features & SEVERAL else 1
 
 
 def data_queue_name(index: int) -> str:
@@ -195,11 +212,14 @@ class NetConfigField(ConfigField):
     MTU = 10, 2
     SPEED = 12, 4
     DUPLEX = 16, 1
+    RSS_MAX_KEY_SIZE = 17, 1
+    RSS_MAX_TABLE_LENGTH = 18, 2
+    SUPPORTED_HASH_TYPES = 20, 4
 
 
 C = NetConfigField
-CONFIG_SIZE = 17
-"""Bytes of the configuration space."""
+CONFIG_SIZE, HASHING_SIZE = 17, 24
+"""Bytes of the configuration space, without and with the fields about hashes."""
 
 
 @attrs.frozen
@@ -215,6 +235,8 @@ class NetConfig:
     speed: int = SPEED_UNKNOWN
     """Mbit/s."""
     duplex: Duplex = Duplex.UNKNOWN
+    hashes: bool = False
+    """Whether the device hashes frames."""
 
     def emit(self) -> bytes:
         fields = {
@@ -225,4 +247,11 @@ class NetConfig:
             C.SPEED: self.speed,
             C.DUPLEX: self.duplex,
         }
-        return emit_config(fields, CONFIG_SIZE)
+        if not self.hashes:
+            return emit_config(fields, CONFIG_SIZE)
+        limits = {
+            C.RSS_MAX_KEY_SIZE: KEY_SIZE,
+            C.RSS_MAX_TABLE_LENGTH: TABLE_LENGTH,
+            C.SUPPORTED_HASH_TYPES: HASH_TYPES,
+        }
+        return emit_config(fields | limits, HASHING_SIZE)

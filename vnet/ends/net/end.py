@@ -17,7 +17,7 @@ from drivers.devices.net.layout import NetFeature as F
 from rings.features import mask
 from vnet.ends.base import NO_FIGURES, Figures, OpenContext, SideName, traffic_figures
 from vnet.ends.net.report import plug_view, settings_view
-from vnet.ends.net.spec import NetSpec, PortSpec
+from vnet.ends.net.spec import COMMANDED_ON_REQUEST, NetSpec, PortSpec
 from vnet.errors import ConfigError, SettingRefused
 from vnet.linux.netns import Route, has_netns, open_netns
 from vnet.ports.packet.interface_port import InterfacePort
@@ -221,6 +221,9 @@ async def open_net_device(context: OpenContext[NetSpec]) -> AsyncIterator[NetEnd
         async with _open_ports(context) as [(port, netns, opened)]:
             yield NetEnd(port, netns, _device_settings(context, opened))
         return
+    if spec.link is None and (kept := [name for name in spec.features_on if name.upper() in COMMANDED_ON_REQUEST]):
+        why = f"must be without {', '.join(kept)}: the front end has the control queue; --vfio-user serves it"
+        raise ConfigError("", "features_on", list(spec.features_on), why)
     driver_mac, mac = spec.macs(context.index)
     # TAPs of several processes may be in one bridge: each keeps the kernel's random address if none is given.
     own = None if port.kind == "tap" and not spec.peer_mac else mac

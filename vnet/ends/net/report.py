@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import attrs
@@ -11,9 +12,12 @@ from drivers.devices.net.coalescing import Coalescing
 from drivers.devices.net.device.device import NetPlug
 from drivers.devices.net.driver.driver import NetSettings
 from drivers.devices.net.filter import Reception
+from drivers.devices.net.hashing import HashType
 from drivers.devices.net.layout import data_queue_name
+from drivers.devices.net.steering import RssConfig
+from rings.features import bits
 from vnet.ends.base import traffic_figures
-from vnet.views.ends import CoalescingView, NetworkView, PairView, ReceptionView
+from vnet.views.ends import CoalescingView, NetworkView, PairView, ReceptionView, SteeringView
 
 __all__ = ["plug_view", "settings_view"]
 
@@ -31,6 +35,7 @@ def settings_view(settings: NetSettings) -> NetworkView:
         max_pairs=bound.max_pairs,
         offloads=_names(station.offloads),
         coalescing=_coalescing(station.coalescing),
+        steering=_steering(station.rss),
         receives=_reception(station.reception),
     )
 
@@ -49,6 +54,7 @@ def plug_view(plug: NetPlug) -> NetworkView:
         max_pairs=bound.max_pairs,
         offloads=_names(bound.offloads),
         coalescing=_coalescing(bound.coalescers.by_queue),
+        steering=_steering(bound.rss),
         receives=_reception(bound.reception),
     )
 
@@ -74,6 +80,14 @@ def _coalescing(by_index: Mapping[int, Coalescing]) -> dict[str, CoalescingView]
         data_queue_name(index): CoalescingView(each.max_packets, each.max_usecs)
         for index, each in sorted(by_index.items())
     }
+
+
+def _steering(rss: RssConfig | None) -> SteeringView | None:
+    if rss is None:
+        return None
+    types = tuple(HashType(bit).name.lower() for bit in bits(rss.hash.types))
+    entries = Counter(data_queue_name(2 * pair) for pair in rss.table)
+    return SteeringView(types, dict(sorted(entries.items())), data_queue_name(2 * rss.unclassified))
 
 
 def _device_counts(settings: NetSettings) -> dict[str, dict[str, int]]:

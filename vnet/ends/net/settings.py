@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 import attrs
@@ -12,6 +13,9 @@ from drivers.devices.net.control import VID_MAX
 from drivers.devices.net.device.device import NetPlug
 from drivers.devices.net.driver.driver import NetSettings
 from drivers.devices.net.driver.station import NetRequest
+from drivers.devices.net.hashing import KEY_SIZE, HashType
+from drivers.devices.net.steering import KEY, TABLE_LENGTH
+from rings.features import mask
 from vnet.ends.net.spec import MTU, NetSpec, mac_of
 from vnet.ends.settings import Setting
 from vnet.linux.netns import IPV6_MIN_MTU
@@ -64,6 +68,30 @@ def _offloads(value: str) -> Offloads | None:
     if not set(on) <= set(names):
         raise ValueError(f"must be all, none, or some of {','.join(names)}")
     return Offloads(**dict.fromkeys(on, True))
+
+
+def _table(value: str) -> tuple[int, ...]:
+    table = () if value == "off" else tuple(_number(word, PAIRS) - 1 for word in value.split(","))
+    if len(table) > TABLE_LENGTH:
+        raise ValueError(f"must be at most {TABLE_LENGTH} queue pairs")
+    return table
+
+
+def _hash_types(value: str) -> int | None:
+    if value == "all":
+        return None
+    names = {kind.name.lower(): kind for kind in HashType}
+    if not {*_words(value)} <= {*names}:
+        raise ValueError(f"must be all, none, or some of {','.join(names)}")
+    return mask(names[word] for word in _words(value))
+
+
+def _hash_key(value: str) -> bytes:
+    if value == "default":
+        return KEY
+    if not re.fullmatch(f"[0-9a-fA-F]{{{2 * KEY_SIZE}}}", value):
+        raise ValueError(f"must be default, or {2 * KEY_SIZE} hexadecimal digits")
+    return bytes.fromhex(value)
 
 
 def _reception(name: str, parse: Callable[[str], object]) -> Callable[[NetRequest, str], NetRequest]:
@@ -174,6 +202,26 @@ SETTINGS: Mapping[str, Setting[NetSpec]] = {
         "NAME,...|all|none",
         f"receive offloads, of {','.join(field.name for field in attrs.fields(Offloads))}",
         lambda request, value: attrs.evolve(request, offloads=_offloads(value)),
+    ),
+    "rss": _of_driver(
+        "PAIR,...|off",
+        "queue pairs that receive frames by their hash (feature RSS); off: by flow",
+        lambda request, value: attrs.evolve(request, table=_table(value)),
+    ),
+    "unclassified": _of_driver(
+        "PAIR",
+        "with rss, queue pair of frames without a hash",
+        lambda request, value: attrs.evolve(request, unclassified=_number(value, PAIRS) - 1),
+    ),
+    "hash_types": _of_driver(
+        "NAME,...|all|none",
+        f"packets to hash, of {','.join(kind.name.lower() for kind in HashType)}",
+        lambda request, value: attrs.evolve(request, hash_types=_hash_types(value)),
+    ),
+    "hash_key": _of_driver(
+        "HEX|default",
+        f"key of the hashes, {KEY_SIZE} bytes",
+        lambda request, value: attrs.evolve(request, hash_key=_hash_key(value)),
     ),
     "rx_coalesce": _of_driver(
         "[PAIR:]PACKETS,USECS|off",

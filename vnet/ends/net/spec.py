@@ -17,8 +17,9 @@ from drivers.devices.net.control import VID_MAX
 from drivers.devices.net.driver.driver import buffer_sizes, host_memory
 from drivers.devices.net.driver.station import NetRequest
 from drivers.devices.net.filter import Reception
-from drivers.devices.net.layout import SPEED_MAX, TABLE
+from drivers.devices.net.layout import CONTROLLED, SPEED_MAX, TABLE
 from drivers.devices.net.layout import NetFeature as F
+from rings.features import bits
 from vnet.ends.base import SideName
 from vnet.errors import FieldError, Keys
 from vnet.linux.netns import IPV6_MIN_MTU, Route
@@ -29,7 +30,7 @@ from vnet.ports.packet.memory import MemoryPort
 from vnet.ports.packet.open import PortConfig, open_packet_port
 from vnet.spec import DeviceSpec, Netns, PeerSpec, must
 
-__all__ = ["MTU", "NetSpec", "PortKind", "PortSpec", "mac_of", "net_specs"]
+__all__ = ["COMMANDED_ON_REQUEST", "MTU", "NetSpec", "PortKind", "PortSpec", "mac_of", "net_specs"]
 
 PortKind = Literal["tun", "tap", "memory"]
 """Kind of a packet port."""
@@ -41,6 +42,8 @@ NEEDED: Mapping[str, frozenset[str]] = {
 }
 """Features that a device must offer for a key to have an effect."""
 
+COMMANDED_ON_REQUEST = frozenset(TABLE.name(bit) for bit in bits(CONTROLLED & NET.on_request))
+"""Names of features that a device has only on request, and that need a control queue."""
 
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE | re.ASCII)
 MTU = range(68, 65522)
@@ -238,7 +241,14 @@ class NetSpec(PeerSpec):
                     shown = list(value) if isinstance(value, tuple) else value
                     why = "must be absent in mode mediated: it has one queue pair and no control queue"
                     yield FieldError((key,), shown, why)
+            if hashed := sorted({*map(str.upper, self.features_on)} & COMMANDED_ON_REQUEST):
+                why = f"must be without {', '.join(hashed)} in mode mediated: it has no control queue"
+                yield FieldError(("features_on",), list(self.features_on), why)
         off = {name.upper() for name in self.features_off}
+        if "RSS" in map(str.upper, self.features_on):
+            off -= {"MQ"}  # several pairs need one of both
+            if self.queue_pairs == 1:
+                yield FieldError(("features_on",), list(self.features_on), "RSS requires queue_pairs above 1")
         for key, needed in NEEDED.items():
             given = getattr(self, key)
             if given != attrs.fields_dict(NetSpec)[key].default and (missing := off & needed):

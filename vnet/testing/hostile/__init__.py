@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from drivers.devices.net.layout import CONTROLLED, SUPPORTED, NetFeature
+from drivers.devices.net.layout import CONTROLLED, REQUESTED, SUPPORTED, NetFeature
 from rings.features import RingFeature, mask
 from rings.formats import ON_REQUEST
 from vnet.testing.hostile.device import HostileDevice, hostile_device
@@ -32,8 +32,8 @@ __all__ = [
 
 P = TypeVar("P", bound=Pair)
 
-EXTRA = ON_REQUEST | mask((RingFeature.RING_RESET,))
-"""Feature bits of queues that not every device offers: it does so on request, or over some transports only."""
+EXTRA = ON_REQUEST | REQUESTED | mask((RingFeature.RING_RESET,))
+"""Feature bits that not every network device offers: it does so on request, or over some transports only."""
 OFFERED = SUPPORTED & ~mask((NetFeature.MQ,)) & ~EXTRA
 """Features that a network device with a single pair of queues offers."""
 AGREED = OFFERED & ~mask((NetFeature.CTRL_VLAN,))

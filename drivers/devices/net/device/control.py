@@ -12,6 +12,7 @@ from drivers.devices.net.device.coalescing import CallCoalescers
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.flow import ControlFigures
 from drivers.devices.net.statistics import COUNTED, QueueCounts, QueueTypes, emit_types
+from drivers.devices.net.steering import RssConfig
 from drivers.questions.answer import AnswerFlow
 from rings.chain import Chain, copy_in, copy_out, total
 from rings.errors import BadChain
@@ -32,7 +33,10 @@ class NetCommandTarget(Protocol):
         """Set the MAC address of the driver's station."""
 
     def set_pairs(self, count: int) -> bool:
-        """Use only the first ``count`` queue pairs."""
+        """Use only the first ``count`` queue pairs, with automatic steering."""
+
+    def set_rss(self, config: RssConfig) -> bool:
+        """Steer received frames to the queue pairs by their hash."""
 
     def set_offloads(self, features: int) -> bool:
         """Restrict the offloads of frames to the driver to these feature bits."""
@@ -113,6 +117,7 @@ ACTIONS: Mapping[NetCommand, Action] = {
     NetCommand.VLAN_DEL: _with(int, _remove_vlan),
     NetCommand.ANNOUNCE_ACK: lambda device, _: device.acknowledge_announcement(),
     NetCommand.VQ_PAIRS_SET: _with(int, lambda device, count: device.set_pairs(count)),
+    NetCommand.RSS_CONFIG: _with(RssConfig, lambda device, config: device.set_rss(config)),
     NetCommand.GUEST_OFFLOADS_SET: _with(int, lambda device, features: device.set_offloads(features)),
     NetCommand.COAL_TX_SET: _coalesce(Direction.TX),
     NetCommand.COAL_RX_SET: _coalesce(Direction.RX),

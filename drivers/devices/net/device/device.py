@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import attrs
@@ -11,11 +12,12 @@ from drivers.bus.plug import Plug
 from drivers.bus.vhost import OfferedQueue, VhostBound, VhostDevice
 from drivers.carriers.vhost_user import FrontEndNet
 from drivers.contracts.liveness import Liveness
-from drivers.contracts.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, PacketPort
+from drivers.contracts.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, PacketPort, PacketQueue
 from drivers.devices.net.device.coalescing import CallCoalescers
 from drivers.devices.net.device.control import VhostNetControlFlow
 from drivers.devices.net.device.flows import VhostNetFlow, VhostNetFromDriver, VhostNetToDriver
 from drivers.devices.net.device.rarp import rarp
+from drivers.devices.net.device.steering import Steering
 from drivers.devices.net.filter import FrameFilter, Reception
 from drivers.devices.net.flow import NetFigures
 from drivers.devices.net.header import HeaderRules
@@ -23,12 +25,15 @@ from drivers.devices.net.layout import (
     ANNOUNCE,
     CONTROLLED,
     FRONTED_TABLE,
+    HASHED,
     LINK_UP,
     MAX_FRAME,
     MAX_PAIRS,
+    SEVERAL,
     SPEED_UNKNOWN,
     SUPPORTED,
     TABLE,
+    USUAL,
     Duplex,
     NetConfig,
     NetFeature,
@@ -39,6 +44,7 @@ from drivers.devices.net.layout import (
     queue_names,
 )
 from drivers.devices.net.statistics import QueueCounts, StatType
+from drivers.devices.net.steering import RssConfig
 from drivers.devices.net.vlan import TAGS_ROOM
 from drivers.errors import PortGone
 from drivers.flow.pump import Flow, Signal, pump
@@ -54,7 +60,7 @@ CONTROL_NUM = 64
 """Maximum descriptors of the control queue, if no other queue can take its index."""
 MALFORMED = ("writable", "short_header", "short_frame")
 """Causes of drops by which the buffers of a driver's frame are malformed."""
-OVERRUNS = ("too_long",)
+OVERRUNS = ("too_long", "overrun")
 """Causes of drops by which the driver's buffers are too few for a frame."""
 F = NetFeature
 
@@ -67,7 +73,7 @@ class NetPlug(Plug["BoundVhostNet"]):
     mac: bytes
     """6 bytes: the address of the driver's interface, unless the driver sets another."""
     mtu: int = 1500
-    features: int = SUPPORTED
+    features: int = USUAL
     """Feature bits to offer."""
     queue_size: int = 256
     pairs: int = 1
@@ -112,8 +118,9 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
 
     def __init__(self, device: VhostDevice, plug: NetPlug) -> None:
         super().__init__(device, plug)
-        self._most = min(plug.pairs, len(plug.port.queues), MAX_PAIRS) if plug.features >> F.MQ & 1 else 1
+        self._most = min(plug.pairs, len(plug.port.queues), MAX_PAIRS) if plug.features & SEVERAL else 1
         self._table = TABLE if plug.control else FRONTED_TABLE
+        self._features = 0  # that are offered
         self._port_gone = False
         self._announcing = False
         self._link_changed = Signal()
@@ -128,6 +135,7 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
         self.pairs = 1
         """Number of queue pairs in use."""
         self.reception = Reception()
+        self._steering: Steering | None = None
         self.coalescers = CallCoalescers(())
         """Keep back calls, from DRIVER_OK to reset."""
 
@@ -136,6 +144,11 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
         """Maximum number of queue pairs."""
         return self._most
 
+    @property
+    def rss(self) -> RssConfig | None:
+        """Parameters of receive-side scaling; None for automatic steering."""
+        return None if self._steering is None else self._steering.rss
+
     def offer(self) -> None:
         plug = self.plug
         # The port has to finish what frames from the driver leave undone, and to accept it in frames to the driver.
@@ -143,10 +156,10 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
         every = offload_features(ALL_OFFLOADS, from_driver=True) | offload_features(ALL_OFFLOADS, from_driver=False)
         features = plug.features & SUPPORTED & ~(every & ~able)
         if self._most == 1:
-            features &= ~(1 << F.MQ)
+            features &= ~SEVERAL
         if not plug.control:
             features &= ~CONTROLLED | 1 << F.MQ
-        features = self._table.prune(features)
+        self._features = features = self._table.prune(features)
         names, size = queue_names(features, self._most), plug.queue_size
         queues = [OfferedQueue(name, size, discards=bool(index % 2)) for index, name in enumerate(names)]
         if features >> F.CTRL_VQ & 1:
@@ -160,7 +173,8 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
         status = LINK_UP if plug.link_up and not self._port_gone else 0
         status |= ANNOUNCE if self._announcing else 0
         speed = SPEED_UNKNOWN if plug.speed is None else plug.speed
-        return NetConfig(self.mac, status, self._mtu, self._most, speed, plug.duplex).emit()
+        hashes = bool(self._features & HASHED)
+        return NetConfig(self.mac, status, self._mtu, self._most, speed, plug.duplex, hashes).emit()
 
     def _update_config(self, *, notify: bool = True) -> None:
         self.device.set_config(self._config(), notify=notify)
@@ -245,9 +259,20 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
         return True
 
     def set_pairs(self, count: int) -> bool:
-        if count > len(self._to_driver) or not all(queue.live for queue in self.device.queues[: 2 * count]):
+        if not self._has_pairs(count) or not self._switch_pairs(count):
             return False
-        return self._switch_pairs(count)
+        if self._steering is not None:
+            self._steering.rss = None
+        return True
+
+    def set_rss(self, config: RssConfig) -> bool:
+        if self._steering is None or not config.hash.valid or not self._has_pairs(config.pairs):
+            return False
+        return self._switch_pairs(config.pairs) and self._steering.set_rss(config)
+
+    def _has_pairs(self, count: int) -> bool:
+        """Return whether the driver has enabled all queues of the first ``count`` pairs."""
+        return count <= len(self._to_driver) and all(queue.live for queue in self.device.queues[: 2 * count])
 
     def _switch_pairs(self, count: int) -> bool:
         try:
@@ -256,6 +281,8 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
             self._on_port_gone(exc)
             return False
         self.pairs = count
+        if self._steering is not None:
+            self._steering.use(count)
         for i, flows in enumerate(zip(self._to_driver, self._from_driver, strict=True)):
             for flow in flows:
                 flow.set_enabled(i < count)
@@ -272,6 +299,7 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
             return False
         for flow in self._to_driver:
             flow.drop_spill("offload")
+        self._drop_waiting("offload")
         return True
 
     def acknowledge_announcement(self) -> bool:
@@ -309,10 +337,17 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
         rules = HeaderRules(driver_offloads(features), self._mtu if device.has(F.MTU) else None)
         self.offloads = device_offloads(features) & plug.port.caps
         largest = HEADER_SIZE + (MAX_FRAME if self.offloads.gso else self._mtu + ETH_HLEN + TAGS_ROOM)
+        self._largest = largest
         count, figures, queues = pairs_of(features, self._most), plug.figures.pairs, device.queues
+        sources: Sequence[PacketQueue] = plug.port.queues[:count]
+        self._steering = None
+        if device.has(F.RSS):
+            drops = [pair.sent.drop for pair in figures[:count]]
+            self._steering = Steering(sources, drops, lambda pair: queues[2 * pair].live)
+            sources = self._steering.queues
         self._to_driver = [
             VhostNetToDriver(queues[2 * i], port, figures[i].sent, largest, device.has(F.MRG_RXBUF))
-            for i, port in enumerate(plug.port.queues[:count])
+            for i, port in enumerate(sources)
         ]
         self._from_driver = [
             VhostNetFromDriver(queues[2 * i + 1], port, figures[i].received, rules)
@@ -341,6 +376,9 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
                         nursery.start_soon(coalescer.run)
                 for flow in (*self._to_driver, *self._from_driver):
                     nursery.start_soon(flow.queue.serve_each_ring, partial(self._serve_pair, flow))
+                if self._steering is not None:
+                    for i in range(len(self._to_driver)):
+                        nursery.start_soon(self._read, self._steering, i)
                 if device.has(F.CTRL_VQ):
                     queue = device.queues[2 * len(self._to_driver)]
                     control = VhostNetControlFlow(queue, self, device.features, plug.figures.control)
@@ -354,6 +392,17 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
             await pump(flow, self.device.settle, in_place=True)
         except PortGone as exc:
             self._on_port_gone(exc)
+
+    async def _read(self, steering: Steering, index: int) -> None:
+        """Steer the frames of one queue of the port."""
+        try:
+            await steering.read(index, self._largest)
+        except PortGone as exc:
+            self._on_port_gone(exc)
+
+    def _drop_waiting(self, cause: str) -> None:
+        if self._steering is not None:
+            self._steering.clear(cause)
 
     async def _serve_pair(self, flow: VhostNetFlow) -> None:
         """Serve one ring of a queue pair, and adapt the number of pairs at its start and end."""
@@ -388,6 +437,7 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
             port.stop()
             for to_driver in self._to_driver:
                 to_driver.drop_spill("stopped")
+            self._drop_waiting("stopped")
         elif not port.live and not self._port_gone:
             try:
                 await port.start(mac=None, offloads=self.offloads, mtu=self._mtu)
@@ -401,7 +451,8 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
         """Discard all settings of the driver."""
         plug = self.plug
         plug.port.stop()
-        self._to_driver, self._from_driver = [], []
+        self._drop_waiting("stopped")
+        self._to_driver, self._from_driver, self._steering = [], [], None
         self.coalescers = CallCoalescers(())
         if self.mac != plug.mac:
             plug.port.set_peer(plug.mac)

@@ -15,15 +15,18 @@ from drivers.contracts.liveness import Liveness
 from drivers.contracts.ports import ALL_OFFLOADS, PacketPort
 from drivers.devices.net.driver.control import VirtioNetControlQueue, control_memory
 from drivers.devices.net.driver.flows import FrameBuffers, VirtioNetReceive, VirtioNetTransmit
-from drivers.devices.net.driver.station import NetRequest, Station
+from drivers.devices.net.driver.station import HashLimits, NetRequest, Station
 from drivers.devices.net.flow import NetFigures, NetFlow
+from drivers.devices.net.hashing import HASH_TYPES, KEY_SIZE
 from drivers.devices.net.header import HEAD, HeaderRules
 from drivers.devices.net.layout import (
     ANNOUNCE,
+    HASHED,
     LINK_UP,
     MIN_MTU,
+    SEVERAL,
     SPEED_MAX,
-    SUPPORTED,
+    USUAL,
     Duplex,
     NetConfigField,
     NetFeature,
@@ -33,6 +36,7 @@ from drivers.devices.net.layout import (
     offload_features,
     queue_names,
 )
+from drivers.devices.net.steering import TABLE_LENGTH
 from drivers.errors import DriverError, FeatureMismatch, NeedsReset, PortGone, ProbeError, TransportLost
 from drivers.flow.pump import Signal, pump
 from drivers.memory.buffers import block_memory
@@ -73,7 +77,7 @@ class NetSettings(Plug["BoundVirtioNet"]):
     """Port and settings of the driver for one virtio-net device."""
 
     port: PacketPort
-    features: int = SUPPORTED
+    features: int = USUAL
     """Feature bits to accept if offered."""
     queue_size: int | None = None
     """Maximum ring size in descriptors; None for the device's."""
@@ -137,6 +141,7 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
         super().__init__(device, settings)
         self._mac = _local_mac(device.name)
         self._mtu: int | None = None
+        self._limits = HashLimits()
         self._most = 1
         """Number of queue pairs of the device."""
         self._buffers: dict[int, FrameBuffers] = {}
@@ -181,7 +186,7 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
         able = offload_features(settings.port.caps, from_driver=False)
         features = settings.features & ~(offload_features(ALL_OFFLOADS, from_driver=False) & ~able)
         if len(settings.port.queues) == 1:
-            features &= ~(1 << F.MQ)
+            features &= ~SEVERAL
         if settings.request.reception.vlans is None and settings.port.state.vlans is None:
             features &= ~(1 << F.CTRL_VLAN)  # no VLANs are selected, so all have to pass
         return features
@@ -205,12 +210,27 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
             self._mac = mac = await device.read_config(*NetConfigField.MAC.value)
             if mac[0] & 1 or not any(mac):
                 raise ProbeError(f"{device.name}: the device reports {mac.hex(':')}, which is no unicast MAC address")
-        if device.has(F.MQ):
+        if device.features & SEVERAL:
             self._most = most = await device.read_field(NetConfigField.MAX_VIRTQUEUE_PAIRS)
             if not 1 <= most <= PAIRS_MAX:
                 raise ProbeError(
                     f"{device.name}: the device reports {most} pairs of queues; 1 to {PAIRS_MAX} can be used"
                 )
+
+        if device.features & HASHED:
+            self._limits = await self._read_hash_limits()
+
+    async def _read_hash_limits(self) -> HashLimits:
+        """Read the limits of a device that hashes frames. Raises ProbeError for those that no device may have."""
+        device, table = self.device, 0
+        if (size := await device.read_field(NetConfigField.RSS_MAX_KEY_SIZE)) < KEY_SIZE:
+            raise ProbeError(f"{device.name}: the device reports RSS keys of {size} bytes: must be at least {KEY_SIZE}")
+        if device.has(F.RSS):
+            table = await device.read_field(NetConfigField.RSS_MAX_TABLE_LENGTH)
+            if table < TABLE_LENGTH:
+                what = f"an indirection table of {table} entries: must be at least {TABLE_LENGTH}"
+                raise ProbeError(f"{device.name}: the device reports {what}")
+        return HashLimits(table, await device.read_field(NetConfigField.SUPPORTED_HASH_TYPES) & HASH_TYPES)
 
     async def _set_up_queues(self) -> None:
         """Set up the queues, and buffers for the pairs in use. Raises MemoryError, ProbeError."""
@@ -345,7 +365,7 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
         except PortGone as exc:
             self._on_port_gone(exc)
             return
-        self.station = Station(device, self._control, self._mac, self, settings)
+        self.station = Station(device, self._control, self._mac, self, settings, self._limits)
         settings.attach(self)
         try:
             await self.config_changed()

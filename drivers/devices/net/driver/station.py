@@ -14,6 +14,7 @@ from drivers.devices.net.coalescing import NO_COALESCING, Coalescing, Direction,
 from drivers.devices.net.control import TABLE_MAX, NetCommand, NetControl, changes
 from drivers.devices.net.driver.control import VirtioNetControlQueue
 from drivers.devices.net.filter import Reception
+from drivers.devices.net.hashing import HashType
 from drivers.devices.net.layout import NetFeature, device_offloads, offload_features
 from drivers.devices.net.statistics import (
     PART,
@@ -24,9 +25,11 @@ from drivers.devices.net.statistics import (
     parse_types,
     types_of,
 )
+from drivers.devices.net.steering import KEY, HashConfig, RssConfig, fill_table
 from drivers.errors import CommandRefused
+from rings.features import bits
 
-__all__ = ["NetRequest", "NetRequestHolder", "QueuePairs", "Station"]
+__all__ = ["HashLimits", "NetRequest", "NetRequestHolder", "QueuePairs", "Station"]
 
 F = NetFeature
 UNTAGGED = 0
@@ -46,8 +49,26 @@ class NetRequest:
     """Number of queue pairs; None for as many as device and interface have."""
     offloads: Offloads | None = None
     """Offloads of frames from the device; None for all negotiated ones."""
+    table: tuple[int, ...] = ()
+    """Queue pairs in turn, from 0 on, for receive-side scaling; empty for automatic steering."""
+    unclassified: int = 0
+    """Queue pair of frames that receive-side scaling does not hash."""
+    hash_types: int | None = None
+    """Bitmap of `HashType`; None for all that the device has."""
+    hash_key: bytes = KEY
+    """Key of the hashes, at most 40 bytes."""
     coalescing: Mapping[tuple[Direction, int | None], Coalescing] = attrs.field(factory=dict)
     """Notification coalescing by direction, of all queues (None) or of a pair's alone; the others are not coalesced."""
+
+
+@attrs.frozen
+class HashLimits:
+    """Limits of a device that hashes frames, from its configuration."""
+
+    table: int = 0
+    """Entries of the longest indirection table."""
+    types: int = 0
+    """Bitmap of the types of packets that it hashes; a type that we do not know is left out."""
 
 
 class QueuePairs(Protocol):
@@ -81,8 +102,10 @@ class Station:
         mac: bytes,
         pairs: QueuePairs,
         holder: NetRequestHolder,
+        limits: HashLimits,
     ) -> None:
         """``mac``: the device's address at DRIVER_OK."""
+        self._limits = limits
         self._holder = holder
         self._control = control
         self._device = device
@@ -101,6 +124,8 @@ class Station:
         )
         self.pairs_used = 1
         """Number of queue pairs in use."""
+        self.rss: RssConfig | None = None
+        """Parameters of receive-side scaling that the device has; None for automatic steering."""
         self.offloads = device_offloads(device.features)
         self._common = dict.fromkeys(Direction, NO_COALESCING)
         self.coalescing: dict[int, Coalescing] = {}
@@ -128,7 +153,7 @@ class Station:
         own = await self._apply_mac(request.mac, strict)
         await self._apply_reception(request.reception, own, strict)
         await self._apply_offloads(request.offloads, strict)
-        await self._apply_pairs(request.pairs, strict)
+        await self._apply_pairs(request, strict)
         await self._apply_coalescing(request.coalescing, strict)
 
     async def acknowledge(self) -> None:
@@ -200,13 +225,42 @@ class Station:
             if await self._execute(NetControl(NetCommand.GUEST_OFFLOADS_SET, bits), strict):
                 self.offloads = target
 
-    async def _apply_pairs(self, requested: int | None, strict: bool) -> None:
-        pairs = self._pairs
+    def _wanted_rss(self, request: NetRequest, count: int, strict: bool) -> RssConfig | None:
+        """Return parameters of receive-side scaling for so many pairs in use; None for automatic steering.
+
+        A device without MQ has several pairs only by receive-side scaling.
+        """
+        table = request.table
+        if not self._has(F.RSS):
+            if strict and table:
+                raise CommandRefused("RSS was not negotiated")
+            return None
+        if not table and (self._has(F.MQ) or count == 1):
+            return None
+        beyond = [pair for pair in (*table, request.unclassified) if pair >= count]
+        if strict and beyond:
+            raise CommandRefused(f"queue pair {beyond[0] + 1} is not in use: only {count} are")
+        table = tuple(pair for pair in table if pair < count) or tuple(range(count))
+        unclassified = request.unclassified if request.unclassified < count else 0
+        config = HashConfig(self._hash_types(request, strict), request.hash_key)
+        return RssConfig(config, fill_table(table, self._limits.table), unclassified, count)
+
+    def _hash_types(self, request: NetRequest, strict: bool) -> int:
+        """Return the types of packets to hash: those of the request that the device has."""
+        wanted = self._limits.types if request.hash_types is None else request.hash_types
+        if strict and wanted & ~self._limits.types:
+            names = ", ".join(HashType(bit).name.lower() for bit in bits(wanted & ~self._limits.types))
+            raise CommandRefused(f"the device does not hash {names}")
+        return wanted & self._limits.types
+
+    async def _apply_pairs(self, request: NetRequest, strict: bool) -> None:
+        pairs, requested = self._pairs, request.pairs
         count = min(requested or pairs.max_pairs, pairs.max_pairs)
         if strict and requested is not None and requested > pairs.max_pairs:
             number = "one queue pair" if pairs.max_pairs == 1 else f"{pairs.max_pairs} queue pairs"
             raise CommandRefused(f"the device has {number}")
-        if count == self.pairs_used:
+        rss = self._wanted_rss(request, count, strict)
+        if (count, rss) == (self.pairs_used, self.rss):
             return
         try:
             pairs.prepare(count)
@@ -216,8 +270,10 @@ class Station:
             return
         # From the command on, nothing may be sent on the pairs that it turns off (section 5.1.9.5.6.1).
         pairs.use(min(count, self.pairs_used))
-        if await self._execute(NetControl(NetCommand.VQ_PAIRS_SET, count), strict=False):
-            self.pairs_used = count
+        # The last of these commands decides how the device steers (section 5.1.9.5.5).
+        command = NetCommand.VQ_PAIRS_SET if rss is None else NetCommand.RSS_CONFIG
+        if await self._execute(NetControl(command, count if rss is None else rss), strict=False):
+            self.pairs_used, self.rss = count, rss
         elif strict:
             pairs.use(self.pairs_used)
             raise CommandRefused("the device refused it")

@@ -1,0 +1,150 @@
+"""Receive-side scaling in software: frames of all queues of a port are hashed, and wait for their receive queue.
+
+Only a device with RSS has it. A reader per queue of the port takes every frame at once, as a network card does, so that
+a driver that gives one receive queue no buffers does not hold up the others.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import trio
+
+from drivers.contracts.ports import HEADER_SIZE, PacketQueue
+from drivers.devices.net.flow import BUDGET
+from drivers.devices.net.hashing import HASH_HEAD, Hasher
+from drivers.devices.net.steering import HashConfig, RssConfig
+from drivers.flow.pump import Serve, Signal
+from rings.chain import copy_in, copy_out, total
+
+__all__ = ["SteeredQueue", "Steering"]
+
+WAITING, WAITING_BYTES = 1024, 4 << 20
+"""Maximum frames, and bytes of them, that wait for one receive queue; a device drops what is beyond either."""
+
+
+class SteeredQueue:
+    """A queue of a port, whose received frames are those of one receive queue. Implements `PacketQueue`."""
+
+    def __init__(self, port: PacketQueue, drop: Callable[..., None]) -> None:
+        """``drop`` counts a dropped frame by its cause."""
+        self.drop = drop
+        self._port = port
+        self._frames: deque[bytes] = deque()
+        self._size = 0
+        self._signal = Signal()
+
+    def put(self, frame: bytes) -> None:
+        """Append a frame with its header; it is dropped if too many wait."""
+        if len(self._frames) >= WAITING or self._size + len(frame) > WAITING_BYTES:
+            self.drop("overrun")
+            return
+        self._frames.append(frame)
+        self._size += len(frame)
+
+    def wake(self) -> None:
+        """Have the receive queue's flow take what was appended."""
+        if self._frames:
+            self._signal.set()
+
+    def clear(self, cause: str) -> None:
+        """Drop all frames that wait."""
+        self.drop(cause, len(self._frames))
+        self._frames.clear()
+        self._size = 0
+
+    def recv_into(self, segs: Sequence[memoryview], /) -> int:
+        room = total(segs)
+        while self._frames:
+            frame = self._frames.popleft()
+            self._size -= len(frame)
+            if len(frame) <= room:
+                return copy_in(segs, frame)
+            self.drop("too_long")
+        return 0
+
+    def pending(self) -> bool:
+        return bool(self._frames)
+
+    def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:
+        return self._port.send(head, rest)
+
+    async def wait_readable(self, serve: Serve | None = None, /) -> None:
+        if self._frames:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._signal.wait(serve)
+
+    async def wait_writable(self, serve: Serve | None = None, /) -> None:
+        await self._port.wait_writable(serve)
+
+
+class Steering:
+    """The queues of a port, whose frames go to receive queues as the driver configured it."""
+
+    def __init__(self, ports: Sequence[PacketQueue], drops: Sequence[Callable[..., None]], live: Callable[[int], bool]):
+        """``live``: whether the receive queue of a pair can take frames."""
+        self.queues = [SteeredQueue(port, drop) for port, drop in zip(ports, drops, strict=True)]
+        self.rss: RssConfig | None = None
+        """Parameters of receive-side scaling; None for automatic steering: by the queue of the port."""
+        self._ports = ports
+        self._live = live
+        self._hasher = Hasher()
+        self._used = 1
+        self._more = trio.lowlevel.ParkingLot()
+
+    def set_hash(self, config: HashConfig) -> bool:
+        """Hash frames by these parameters. Returns False, and changes nothing, for types that the device lacks."""
+        if config.valid:
+            self._hasher = Hasher(config.types, config.key)
+        return config.valid
+
+    def set_rss(self, config: RssConfig) -> bool:
+        """Steer frames by these parameters, from the next one on. Returns False likewise."""
+        if not self.set_hash(config.hash):
+            return False
+        self.rss = config
+        return True
+
+    def use(self, count: int) -> None:
+        """Read only the first ``count`` queues of the port, and give frames only to so many receive queues."""
+        self._used = count
+        self._more.unpark_all()
+        for queue in self.queues[count:]:
+            queue.clear("stopped")
+
+    def clear(self, cause: str) -> None:
+        """Drop all frames that wait for a receive queue."""
+        for queue in self.queues:
+            queue.clear(cause)
+
+    async def read(self, index: int, largest: int) -> None:
+        """Steer the frames of one queue of the port until cancelled; ``largest``: bytes of header and frame.
+
+        Raises PortGone.
+        """
+        port, buffer = self._ports[index], memoryview(bytearray(largest))
+        while True:
+            while index >= self._used:
+                await self._more.park()
+            length = 0
+            for _ in range(BUDGET):
+                length = port.recv_into([buffer])
+                if not length:
+                    break
+                self._steer(index, buffer[:length])
+            for queue in self.queues:
+                queue.wake()
+            if length:
+                await trio.lowlevel.checkpoint()
+            else:
+                await port.wait_readable()
+
+    def _steer(self, index: int, frame: memoryview) -> None:
+        report, value = self._hasher.hash(copy_out([frame[HEADER_SIZE:]], HASH_HEAD))
+        pair = index if self.rss is None else self.rss.pair_of(report, value)
+        if self.rss is not None and not self._live(pair):
+            self.queues[pair].drop("queue_reset")  # section 5.1.9.5.7.3
+        else:
+            self.queues[pair].put(bytes(frame))
