@@ -31,7 +31,7 @@ WITHOUT = {
     "vnet/cli": "bench bench_tables",
     "vnet/ends": "base",
     "vnet/ends/blk": "demo end",
-    "vnet/ends/net": "demo end spec",
+    "vnet/ends/net": "demo spec",
     "vnet/ends/rpmsg": "demo end",
     "vnet/ends/scsi": "demo end",
     "vnet/host": "platform",

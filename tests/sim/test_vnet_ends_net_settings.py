@@ -96,25 +96,6 @@ async def test_every_setting_shows_at_both_sides() -> None:
             assert [network(world, side)[key] for side in ("driver", "device")] == [wanted] * 2
         await change(world, "tx_coalesce", "16,50")
         assert "calls after: transmitq1 16 packets 50 us, transmitq2 16" in "\n".join(tree(take_snapshot(world)))
-        for setting, value in (("rss", "1,3"), ("unclassified", "3"), ("hash_types", "tcpv4,udpv6_ex")):
-            await change(world, setting, value)
-        wanted = {"types": ["tcpv4", "udpv6_ex"], "entries": {"receiveq1": 64, "receiveq3": 64}}
-        wanted |= {"unclassified": "receiveq3"}
-        assert [network(world, side)["steering"] for side in ("driver", "device")] == [wanted] * 2
-        text = "steers by a hash of tcpv4 udpv6_ex: 64 entries to receiveq1, 64 entries to receiveq3; other frames to"
-        assert text in "\n".join(tree(take_snapshot(world)))
-        await change(world, "hash_types", "all")
-        await change(world, "hash_key", "0f" * 40)
-        assert len(network(world, "device")["steering"]["types"]) == 9
-        await change(world, "hash_key", "default")
-        await change(world, "rss", "off")
-        assert network(world, "driver")["steering"] is network(world, "device")["steering"] is None
-        assert network(world, "driver")["device_counts"] == {}
-        await change(world, "statistics")
-        counted = network(world, "driver")["device_counts"]
-        assert list(counted)[-1] == "controlq"
-        assert counted["receiveq1"]["rx_packets"] == 0
-        assert "the device counts for receiveq1: rx_notifications " in "\n".join(tree(take_snapshot(world)))
         await change(world, "carrier", "off")
         assert not world.memory_port("net0", "driver").carrier
         assert not world.devices["net0"].up
