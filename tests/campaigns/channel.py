@@ -27,9 +27,8 @@ class ChannelLoad(Load):
         self._newest = -1
         """Number of the latest message that came back."""
 
-    @property
-    def lost(self) -> int:
-        return self.sent - self.requests
+    def counters(self) -> dict[str, int]:
+        return {**super().counters(), "lost": self.sent - self.requests}
 
     def run(self) -> None:
         while not self.ending.is_set():

@@ -139,6 +139,9 @@ class DiskLoad(Load):
             except (Ended, TimeoutError):
                 continue
 
+    def counters(self) -> dict[str, int]:
+        return {**super().counters(), "connections": self.connections}
+
     def check_file(self, image: Path) -> None:
         """Compare the blocks of the store with what they may be. Raises AssertionError."""
         data = image.read_bytes()

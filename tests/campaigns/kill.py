@@ -12,7 +12,7 @@ from campaigns.events import Events
 from campaigns.scenes import Scene, System, Victim, both_sides, halves, served
 from campaigns.stage import Stage
 
-__all__ = ["link", "serve", "up"]
+__all__ = ["kill_rounds", "link", "serve", "up"]
 
 MOMENT = 0.3
 """Most seconds between the return of the service and the next kill."""
@@ -27,20 +27,21 @@ Open = Callable[[Stage], AbstractContextManager[Scene]]
 
 def serve(stage: Stage) -> None:
     """Kill the processes that serve a disk and a network, and their front end, in turn."""
-    _kill(stage, served)
+    kill_rounds(stage, served)
 
 
 def up(stage: Stage) -> None:
     """Kill a process with both sides of a link."""
-    _kill(stage, both_sides)
+    kill_rounds(stage, both_sides)
 
 
 def link(stage: Stage) -> None:
     """Kill the processes of a link's two sides in turn."""
-    _kill(stage, halves)
+    kill_rounds(stage, halves)
 
 
-def _kill(stage: Stage, open_scene: Open) -> None:
+def kill_rounds(stage: Stage, open_scene: Open) -> None:
+    """Kill the victims of a scene in turn, and measure how its loads are served again."""
     with open_scene(stage) as scene:
         names = list(scene.victims)
         fds = scene.open_fds()
@@ -49,22 +50,24 @@ def _kill(stage: Stage, open_scene: Open) -> None:
             time.sleep(dice.uniform(0, MOMENT))
             name = names[stage.round % len(names)]
             victim = scene.victims[name]
-            connections = scene.disk.connections
-            _kill_one(stage, scene, victim, dice)
+            connections = scene.connections
+            until_ready = _kill_one(stage, scene, victim, dice)
             stage.add(f"{name} killed")
             for key, load in scene.loads.items():
                 back = load.wait_back()
                 if key in victim.loads:
                     stage.time(f"{key} back", back)
-            assert victim.has_clients or scene.disk.connections == connections, f"{name}: a client of the disk lost it"
+                    stage.time(f"{key} after ready", max(0.0, back - until_ready))
+            assert victim.has_clients or scene.connections == connections, f"{name}: a client of the disk lost it"
         scene.wait_fds(fds)
         scene.count(stage)
 
 
-def _kill_one(stage: Stage, scene: Scene, victim: Victim, dice: random.Random) -> None:
+def _kill_one(stage: Stage, scene: Scene, victim: Victim, dice: random.Random) -> float:
+    """Kill a process and start it again, perhaps twice; return the seconds from the last kill until it was ready."""
     process = victim.process
     if victim.witness is None:
-        _end(scene, victim)
+        begun = _end(scene, victim)
         if isinstance(process, System) and dice.random() < DOWN:
             process.down()
             scene.check_nothing_left()
@@ -72,22 +75,24 @@ def _kill_one(stage: Stage, scene: Scene, victim: Victim, dice: random.Random) -
     else:
         with closing(Events(*victim.witness)) as events:
             clock = time.time()
-            _end(scene, victim)
+            begun = _end(scene, victim)
             noticed = events.wait(clock)
             stage.time("noticed", noticed)
             stage.add("noticed late", noticed > NOTICED_MAX)
     started = time.monotonic()
     process.start()
     stage.time("start", time.monotonic() - started)
-    if dice.random() < AT_ONCE:
+    if scene.survives_handshake and dice.random() < AT_ONCE:
         time.sleep(dice.uniform(0, SOON))
-        _end(scene, victim)
+        begun = _end(scene, victim)
         process.start()
         stage.add("killed at once")
+    return time.monotonic() - begun
 
 
-def _end(scene: Scene, victim: Victim) -> None:
-    """Kill a process, and mark the loads once it is dead: requests that are answered later have been sent later."""
+def _end(scene: Scene, victim: Victim) -> float:
+    """Kill a process and return when. Loads are marked once it is dead, so that they wait for the next one."""
     begun = time.monotonic()
     victim.process.end(signal.SIGKILL)
     scene.mark(begun)
+    return begun

@@ -32,6 +32,10 @@ class Load(AbstractContextManager["Load"]):
         """Send requests until `ending` is set. An exception is the end of the load, and is raised to those who wait."""
         raise NotImplementedError
 
+    def counters(self) -> dict[str, int]:
+        """Return the counters of the load."""
+        return {"requests": self.requests}
+
     def answered(self, sent: float) -> None:
         """Note that a request was answered rightly that was ``sent`` at this time."""
         with self._changed:

@@ -43,9 +43,8 @@ class PingLoad(Load):
         self._identifier = self._dice.randrange(1 << 16)
         self._under_way: dict[int, tuple[float, bytes]] = {}
 
-    @property
-    def lost(self) -> int:
-        return self.sent - self.requests
+    def counters(self) -> dict[str, int]:
+        return {**super().counters(), "lost": self.sent - self.requests, "repeated": self.repeated}
 
     def run(self) -> None:
         with self._socket:

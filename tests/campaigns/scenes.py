@@ -23,6 +23,7 @@ from support.guest import Serve
 from support.machine import ip, remove_netns
 
 __all__ = [
+    "IMAGE",
     "LINK",
     "PREFIX",
     "Process",
@@ -34,7 +35,7 @@ __all__ = [
     "check_scene",
     "halves",
     "namespace",
-    "open_scene",
+    "run_loads",
     "served",
     "write_topology",
 ]
@@ -42,6 +43,8 @@ __all__ = [
 T = TypeVar("T", bound="Process")
 PREFIX = f"c{os.getpid()}-"
 """Beginning of the names of systems; names of namespaces that outlive them begin in another way."""
+IMAGE = "disk.img"
+"""File of a disk, in the folder of the stage."""
 
 
 class Process(Protocol):
@@ -105,9 +108,14 @@ class Scene:
 
     victims: Mapping[str, Victim]
     loads: Mapping[str, Load]
-    disk: DiskLoad
-    """One of the loads."""
     folder: Path
+    survives_handshake: bool = True
+    """Whether the other side gets over an end of the process while both set up their connection."""
+
+    @property
+    def connections(self) -> int:
+        """Connections so far of the client of the disk; 0 if there is none."""
+        return sum(load.connections for load in self.loads.values() if isinstance(load, DiskLoad))
 
     def mark(self, begun: float | None = None) -> None:
         """Begin to measure how long each load waits, from ``begun`` on."""
@@ -139,7 +147,8 @@ class Scene:
     def count(self, stage: Stage) -> None:
         """Add the figures of the loads to the counters."""
         for name, load in self.loads.items():
-            stage.add(f"{name} requests", load.requests)
+            for counter, number in load.counters().items():
+                stage.add(f"{name} {counter}", number)
 
     def check_nothing_left(self) -> None:
         """Look for what ended processes left: namespaces, sockets, files. Raises AssertionError."""
@@ -246,9 +255,8 @@ device = {{ store = "file", path = "{folder}/disk.img", size = {size} }}
 def served(stage: Stage) -> Iterator[Scene]:
     """Open ``vnet serve blk`` and ``vnet serve net``, and a ``vnet up`` whose drivers use both."""
     folder, name = stage.folder, f"{PREFIX}front"
-    image = folder / "disk.img"
     with namespace("f") as front, namespace("b") as back, Processes() as add:
-        disk = add(Serve(folder, "disk", "blk", "--file", str(image), "--size", str(DISK_MIB)))
+        disk = add(Serve(folder, "disk", "blk", "--file", str(folder / IMAGE), "--size", str(DISK_MIB)))
         net = add(Serve(folder, "net", "net", "--tun", "vnet1", "--netns", back, "--address", "198.18.0.2/24"))
         up = add(System(name, write_topology(stage, FRONT, front=front)))
         gone = "VNET_BACK_END_DISCONNECTED"
@@ -257,9 +265,9 @@ def served(stage: Stage) -> Iterator[Scene]:
             "net": Victim(net, ("ping",), (name, gone), False),
             "front": Victim(up, ("disk", "ping"), ("serve-blk-disk", "VNET_FRONT_END_DISCONNECTED")),
         }
-        with open_scene(stage, victims, *_disk_and_ping(stage, front)) as scene:
+        with _disk_and_ping(stage, front, victims) as scene:
             yield scene
-    check_scene(scene, image)
+    check_scene(scene)
 
 
 @contextmanager
@@ -269,9 +277,9 @@ def both_sides(stage: Stage) -> Iterator[Scene]:
         file = write_topology(stage, LINK, link="", front=front, back=back, size=str(DISK_MIB))
         up = add(System(f"{PREFIX}up", file))
         victims = {"up": Victim(up, ("disk", "ping"))}
-        with open_scene(stage, victims, *_disk_and_ping(stage, front)) as scene:
+        with _disk_and_ping(stage, front, victims) as scene:
             yield scene
-    check_scene(scene, stage.folder / "disk.img")
+    check_scene(scene)
 
 
 @contextmanager
@@ -287,30 +295,32 @@ def halves(stage: Stage) -> Iterator[Scene]:
             "ep": Victim(ep, ("disk", "ping"), (names["rc"], "VNET_LINK_DOWN"), False),
             "rc": Victim(rc, ("disk", "ping"), (names["ep"], "VNET_FRONT_END_DISCONNECTED")),
         }
-        with open_scene(stage, victims, *_disk_and_ping(stage, front)) as scene:
+        with _disk_and_ping(stage, front, victims) as scene:
             yield scene
-    check_scene(scene, stage.folder / "disk.img")
-
-
-def _disk_and_ping(stage: Stage, netns: str) -> tuple[DiskLoad, dict[str, Load]]:
-    dice = random.Random(stage.seed)
-    disk = DiskLoad(stage.folder / "nbd.sock", "disk0", dice)
-    return disk, {"ping": PingLoad(netns, "198.18.0.2", dice)}
+    check_scene(scene)
 
 
 @contextmanager
-def open_scene(
-    stage: Stage, victims: Mapping[str, Victim], disk: DiskLoad, others: Mapping[str, Load]
-) -> Iterator[Scene]:
-    """Run loads as long as the block. The image file and what is left are checked by `check_scene`."""
-    loads = {"disk": disk, **others}
+def _disk_and_ping(stage: Stage, netns: str, victims: Mapping[str, Victim]) -> Iterator[Scene]:
+    dice = random.Random(stage.seed)
+    disk = DiskLoad(stage.folder / "nbd.sock", "disk0", dice)
+    ping = PingLoad(netns, "198.18.0.2", dice)
+    with run_loads(Scene(victims, {"disk": disk, "ping": ping}, stage.folder)) as scene:
+        yield scene
+
+
+@contextmanager
+def run_loads(scene: Scene) -> Iterator[Scene]:
+    """Run the loads of a scene as long as the block. What they and the processes leave is checked by `check_scene`."""
     with ExitStack() as stack:
-        for load in loads.values():
+        for load in scene.loads.values():
             stack.enter_context(load)
-        yield Scene(victims, loads, disk, stage.folder)
+        yield scene
 
 
-def check_scene(scene: Scene, image: Path) -> None:
-    """Check what ended processes left. Raises AssertionError."""
-    scene.disk.check_file(image)
+def check_scene(scene: Scene) -> None:
+    """Check what ended processes left: images, namespaces, sockets. Raises AssertionError."""
+    for load in scene.loads.values():
+        if isinstance(load, DiskLoad):
+            load.check_file(scene.folder / IMAGE)
     scene.check_nothing_left()

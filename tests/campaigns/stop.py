@@ -48,7 +48,7 @@ def serve(stage: Stage) -> None:
                 back = load.wait_back()
                 if key in victim.loads:
                     stage.time(f"{key} back", back)
-            assert scene.disk.connections == 1, f"{name} was stopped: a client of the disk lost its connection"
+            assert scene.connections == 1, f"{name} was stopped: a client of the disk lost its connection"
             stage.add("long stops", is_long)
             for key, other in scene.victims.items():
                 stage.raise_to(f"{key} KiB", _resident(other))
