@@ -20,6 +20,7 @@ from drivers.contracts.events import (
     InterruptSent,
     Notified,
     RegisterAccessed,
+    TlpCarried,
     TlpSent,
     Topic,
 )
@@ -57,6 +58,8 @@ def lane(event: Event) -> str:
             return "DMA"
         case TlpSent():
             return "requests"
+        case TlpCarried():
+            return "packets"
         case ConfigAccessed():
             return "configuration"
     return LANES[event.topic]

@@ -67,6 +67,7 @@ from drivers.contracts.events.traffic import (
     InterruptSent,
     Notified,
     RegisterAccessed,
+    TlpCarried,
     TlpSent,
 )
 
@@ -121,6 +122,7 @@ __all__ = [
     "SILENT_HOST",
     "Source",
     "StatusChanged",
+    "TlpCarried",
     "TlpSent",
     "Topic",
 ]
@@ -162,6 +164,7 @@ RECORDS: Mapping[str, type[Event]] = {
         InterruptSent,
         Notified,
         RegisterAccessed,
+        TlpCarried,
         TlpSent,
     )
 }

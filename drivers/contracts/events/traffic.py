@@ -42,6 +42,7 @@ __all__ = [
     "InterruptSent",
     "Notified",
     "RegisterAccessed",
+    "TlpCarried",
     "TlpSent",
 ]
 
@@ -254,6 +255,40 @@ class TlpSent(Event):
     """Bytes of data; 0 for a message."""
     value: int = attrs.field(metadata=HEX)
     """Data written or read; for a message, 1 asserts INTx and 0 deasserts it."""
+
+
+@attrs.frozen
+class TlpCarried(Event):
+    """A transaction layer packet left a port of a wire for the first time, or was delivered at the other one.
+
+    Fields that a packet of its kind does not have are None, or empty.
+    """
+
+    topic = Topic.TLPS
+    kind: str
+    """As in the specification: MRd, MWr, CfgRd, CfgWr, Cpl, CplD or Msg; else the reason why the packet is none."""
+    downstream: bool
+    """Whether it goes from the root complex to the endpoint."""
+    delivered: bool
+    clock_ns: float
+    """Time on the clock of the wire, which runs while packets are under way, in nanoseconds."""
+    requester: int | None = attrs.field(metadata=HEX)
+    """Bus, device and function."""
+    tag: int | None
+    addr: int | None = attrs.field(metadata=HEX)
+    """Address on the link; offset in configuration space for CfgRd and CfgWr."""
+    size: int | None
+    """Bytes of data in whole doublewords; those that a read asks for."""
+    completer: int | None = attrs.field(metadata=HEX)
+    """Function that answers, or that a configuration request is for."""
+    status: str
+    """Status of a completion."""
+    message: str
+    """Code of a message, such as ERR_COR."""
+    poisoned: bool
+    digest: bool
+    packet: str
+    """All bytes, in hexadecimal."""
 
 
 @attrs.frozen

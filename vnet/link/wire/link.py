@@ -15,6 +15,7 @@ from vnet.link.remote_memory import Copies
 from vnet.link.timed import NS
 from vnet.link.tlp import PcieParameters
 from vnet.link.transaction.fields import MessageCode
+from vnet.link.wire.carried import carried
 from vnet.link.wire.channel import Channel
 from vnet.link.wire.completer import EndpointCompleter, RootCompleter, function_of, requester_of
 from vnet.link.wire.ends import WiredEndpoint, WiredRoot
@@ -277,6 +278,11 @@ class WireLink(LinkWrapper):
             self._messages(code, function_of(requester))
 
     def tlp(self, port: Port, delivered: bool, packet: bytes) -> None:
-        """Show a TLP to the tap."""
+        """Show a TLP to the tap and to listeners."""
+        if (emit := self._reports.tlps) is not None and self.wire is not None:
+            # A port delivers what travels against its own packets.
+            downstream = (port.direction is Direction.DOWNSTREAM) is not delivered
+            clock, source = self.wire.now, Source(link=self.name)
+            emit(carried(trio.current_time(), source, packet, downstream=downstream, delivered=delivered, clock=clock))
         if self.tap is not None:
             self.tap(port.direction, delivered, packet)
