@@ -6,14 +6,14 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import trio
 
-from vnet.linux.unix_socket import accept, listen, remove_stale
+from vnet.linux.unix_socket import BURST, RATE, Acceptor, connect, listen, remove_stale
 from vnet.linux.waits import RETRY
 
 
@@ -45,7 +45,7 @@ async def test_a_client_waits_while_the_process_lacks_descriptors_or_memory(tmp_
     with refusing(tmp_path / "s", *errors) as listening, socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "s"))
         began = trio.current_time()
-        with await accept(listening, events.append) as taken:
+        with await Acceptor(listening, events.append).accept() as taken:
             assert not taken.getblocking()
         assert trio.current_time() - began == pytest.approx(4 * RETRY)
     assert events == [os.strerror(errno.EMFILE)]
@@ -66,7 +66,7 @@ async def test_a_client_waits_while_the_kernel_lacks_memory_for_the_wait(
     monkeypatch.setattr(trio.lowlevel, "wait_readable", fail_first)
     with refusing(tmp_path / "s") as listening, socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "s"))
-        with await accept(listening, events.append):
+        with await Acceptor(listening, events.append).accept():
             pass
     assert events == [os.strerror(errno.ENOMEM)]
 
@@ -75,16 +75,49 @@ async def test_any_other_error_is_raised(tmp_path: Path) -> None:
     with refusing(tmp_path / "s", errno.EINVAL) as listening, socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "s"))
         with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
-            await accept(listening)
+            await Acceptor(listening).accept()
 
 
 async def test_a_client_comes_through_a_real_socket(tmp_path: Path) -> None:
     kind = socket.SOCK_SEQPACKET
     with listen(tmp_path / "s", kind, 1) as listening, socket.socket(socket.AF_UNIX, kind) as client:
         client.connect(str(tmp_path / "s"))
-        with await accept(listening):
+        with await Acceptor(listening).accept():
             pass
     assert not (tmp_path / "s").exists()
+
+
+async def test_a_storm_of_clients_is_accepted_at_a_limited_rate(tmp_path: Path) -> None:
+    """Each costs a session: without a limit one client takes the turns of all that this process serves."""
+    accepted = 0
+    with listen(tmp_path / "s", socket.SOCK_STREAM, 16) as listening:
+        acceptor = Acceptor(listening)
+
+        async def take() -> None:
+            nonlocal accepted
+            while True:
+                (await acceptor.accept()).close()
+                accepted += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take)
+            for _ in range(3000):
+                with suppress(BlockingIOError):  # the backlog is full
+                    connect(tmp_path / "s").close()
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+    assert BURST + 2.9 * RATE <= accepted <= BURST + 3.1 * RATE
+
+
+async def test_clients_that_come_now_and_then_do_not_wait(tmp_path: Path) -> None:
+    with listen(tmp_path / "s", socket.SOCK_STREAM, 16) as listening:
+        acceptor, began = Acceptor(listening), trio.current_time()
+        for _ in range(3):
+            for _ in range(BURST):
+                connect(tmp_path / "s").close()
+                (await acceptor.accept()).close()
+            await trio.sleep(BURST / RATE)
+    assert trio.current_time() - began == pytest.approx(3 * BURST / RATE)
 
 
 KINDS = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from support.rigs.vhost_user import FrontEnd, R, request
 from vnet.linux.ipc import connect
 from vnet.system.exports import DeviceExport, Served, open_exports
 from vnet.system.limited import AGAIN
-from vnet.system.sessions import ExportReport, Sessions
+from vnet.system.sessions import BACKLOG, PEERS_MAX, ExportReport, Sessions
 from vnet.testing import until
 from vnet.topology import parse_device
 
@@ -138,3 +139,33 @@ async def test_a_peer_that_waits_for_its_turn_is_hung_up_on_when_serving_ends(tm
             nursery.cancel_scope.cancel()
         theirs.setblocking(False)
         assert theirs.recv(1) == b""
+
+
+async def test_front_ends_that_come_while_the_former_one_is_let_go_wait_in_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would hold a descriptor of this process, which has too few for a storm of them."""
+    leaving = trio.Event()
+    async with served_disk(tmp_path) as disk:
+        server = disk.served.server
+        leave = server.leave
+
+        async def slow_leave() -> None:
+            await leaving.wait()
+            await leave()
+
+        monkeypatch.setattr(server, "leave", slow_leave)
+        (await connect(disk.path)).close()
+        await until(lambda: server.statistics.sessions == 1)
+        with ExitStack() as stack:
+            refused = 0
+            for _ in range(2 * (PEERS_MAX + BACKLOG)):
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                refused += client.connect_ex(str(disk.path)) == errno.EAGAIN
+                await trio.sleep(0.1)
+        assert refused >= PEERS_MAX + BACKLOG - 2
+        leaving.set()
+        await trio.sleep(1)
+        async with disk.front() as front:
+            await front.bring_up()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import socket
 import stat
@@ -19,8 +20,10 @@ from drivers.errors import TransportLost
 from vnet.linux.files import naming
 from vnet.linux.waits import RETRY, SHORTAGES
 
-__all__ = ["accept", "connect", "connect_or_explain", "connect_trusted", "listen", "owner_uid", "remove_stale"]
+__all__ = ["Acceptor", "connect", "connect_or_explain", "connect_trusted", "listen", "owner_uid", "remove_stale"]
 
+BURST, RATE = 64, 100
+"""Clients that a socket accepts in a row, and in each second after that."""
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 """Mode bits that let other users write to a folder."""
 UCRED = struct.Struct("iII")
@@ -57,32 +60,47 @@ def _remove_own(path: Path, status: os.stat_result) -> None:
         pass
 
 
-async def accept(listening: socket.socket, short: Callable[[str], None] | None = None) -> socket.socket:
-    """Wait for the next client, and return its socket, non-blocking.
+class Acceptor:
+    """Accepts the clients of a listening socket: `BURST` in a row, `RATE` a second. The others wait in its backlog.
 
-    While the process lacks descriptors or memory, clients wait; the reason goes to ``short``, or to the log, once.
-    (`trio.SocketListener` needs a stream socket, and `trio.serve_listeners` logs a traceback at each attempt.)
+    A client costs a session. Without a limit, one that connects and hangs up all the time would take the turns of all
+    that this process serves.
     """
-    reported = False
-    while True:
-        try:
-            await trio.lowlevel.wait_readable(listening)
-            client, _ = listening.accept()
-        except (BlockingIOError, ConnectionError):
-            continue
-        except OSError as exc:
-            if exc.errno not in SHORTAGES:
-                raise
-            if not reported:
-                report = short or partial(
-                    LOG.warning, "cannot accept clients at %s for now: %s", listening.getsockname()
-                )
-                report(exc.strerror or str(exc))
-                reported = True
-            await trio.sleep(RETRY)
-            continue
-        client.setblocking(False)
+
+    def __init__(self, listening: socket.socket, short: Callable[[str], None] | None = None) -> None:
+        """While the process lacks descriptors or memory, the reason goes to ``short``, or to the log, once a client."""
+        self._listening = listening
+        self._short = short or partial(LOG.warning, "cannot accept clients at %s for now: %s", listening.getsockname())
+        self._due = -math.inf
+
+    async def accept(self) -> socket.socket:
+        """Wait for the next client, and return its socket, non-blocking. Raises OSError.
+
+        (`trio.SocketListener` needs a stream socket, and `trio.serve_listeners` logs a traceback at each attempt.)
+        """
+        await trio.sleep_until(self._due)
+        client = await self._next()
+        self._due = max(self._due, trio.current_time() - BURST / RATE) + 1 / RATE
         return client
+
+    async def _next(self) -> socket.socket:
+        reported = False
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(self._listening)
+                client, _ = self._listening.accept()
+            except (BlockingIOError, ConnectionError):
+                continue
+            except OSError as exc:
+                if exc.errno not in SHORTAGES:
+                    raise
+                if not reported:
+                    self._short(exc.strerror or str(exc))
+                    reported = True
+                await trio.sleep(RETRY)
+                continue
+            client.setblocking(False)
+            return client
 
 
 def connect(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:

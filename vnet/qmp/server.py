@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from vnet.linux.unix_socket import accept, listen, owner_uid
+from vnet.linux.unix_socket import Acceptor, listen, owner_uid
 from vnet.qmp.codec import QmpError
 from vnet.qmp.commands import tree_of
 from vnet.qmp.session import Session, reject
@@ -40,9 +40,10 @@ class ControlServer:
         """Listen at ``path`` until cancelled. Raises OSError."""
         with listen(path, socket.SOCK_STREAM, BACKLOG) as listening:
             async with trio.open_nursery() as nursery:
+                acceptor = Acceptor(listening)
                 task_status.started()
                 while True:
-                    nursery.start_soon(self._admit, await accept(listening))
+                    nursery.start_soon(self._admit, await acceptor.accept())
 
     async def _admit(self, client: socket.socket) -> None:
         """Serve a client of this user or of root."""

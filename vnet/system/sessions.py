@@ -20,13 +20,15 @@ from rings.status import Status
 from vnet.ends.base import End
 from vnet.errors import ConfigError
 from vnet.linux.ipc import UnixSocket
-from vnet.linux.unix_socket import accept, listen
+from vnet.linux.unix_socket import Acceptor, listen
 from vnet.system.limited import LimitedReport
 
 __all__ = ["DeviceSessions", "ExportReport", "Server", "Sessions"]
 
 BACKLOG = 16
 """Connections that wait to be accepted."""
+PEERS_MAX = 8
+"""Accepted connections: one that is served, and others that are refused, or wait until it is let go."""
 CONNECTED = "a {} is connected"
 REFUSED = "another {} connected and was refused"
 
@@ -120,10 +122,17 @@ class Sessions:
         """Accept front ends at the socket. Raises OSError if another process listens there."""
         with listen(self.path, socket.SOCK_STREAM, BACKLOG) as listening:
             async with trio.open_nursery() as nursery:
+                acceptor, places = Acceptor(listening, self._report_refusal), trio.Semaphore(PEERS_MAX)
                 task_status.started()
                 while True:
-                    client = await accept(listening, self._report_refusal)
-                    nursery.start_soon(self.converse, client)
+                    await places.acquire()
+                    nursery.start_soon(self._admit, await acceptor.accept(), places)
+
+    async def _admit(self, client: socket.socket, places: trio.Semaphore) -> None:
+        try:
+            await self.converse(client)
+        finally:
+            places.release()
 
     async def listen_or_explain(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept front ends at the socket. Raises ConfigError if it cannot be listened at."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 from drivers.devices.blk import Disk
-from vnet.linux.unix_socket import accept, listen
+from vnet.linux.unix_socket import Acceptor, listen
 from vnet.nbd import Export, Handshake, NbdProtocolError, TransmissionFlag
 from vnet.ports.disk.nbd_connection import BLOCK_MAX, Connection
 from vnet.views.blk import NbdStatistics
@@ -37,9 +37,10 @@ class NbdServer:
         """Listen at ``path`` until cancelled. Raises OSError if another program listens there already."""
         with listen(path, socket.SOCK_STREAM, BACKLOG) as listening:
             async with trio.open_nursery() as nursery:
+                acceptor = Acceptor(listening)
                 task_status.started()
                 while True:
-                    client = await accept(listening)
+                    client = await acceptor.accept()
                     if self.statistics.clients >= CLIENTS_MAX:
                         self.statistics.refused += 1
                         client.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 from drivers.contracts.ports import RpmsgEndpoint
-from vnet.linux.unix_socket import accept, listen
+from vnet.linux.unix_socket import Acceptor, listen
 from vnet.linux.waits import wait_readable, wait_writable
 from vnet.ports.rpmsg.surface import Surface, deliver_patiently
 
@@ -38,9 +38,10 @@ class SocketSurface(Surface):
     ) -> None:
         with listen(self.path, socket.SOCK_SEQPACKET, BACKLOG) as listening:
             endpoint.lossy = True
+            acceptor = Acceptor(listening)
             task_status.started()
             while True:
-                with await accept(listening) as client:
+                with await acceptor.accept() as client:
                     await self._converse(client, endpoint)
 
     async def _converse(self, client: socket.socket, endpoint: RpmsgEndpoint) -> None:
