@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from vnet.linux.syscalls import LIBC, check
+from vnet.linux.waits import wait_readable
 
 __all__ = ["Child", "open_child"]
 
@@ -31,7 +32,7 @@ class Child:
 
     async def wait(self) -> int:
         """Wait for its end. Returns its exit status, or the negative number of the signal that killed it."""
-        await trio.lowlevel.wait_readable(self._pidfd)
+        await wait_readable(self._pidfd)
         return self._process.wait()
 
     async def end(self, patience: float) -> int:
