@@ -17,6 +17,7 @@ import trio.testing
 from drivers.carriers.framing import SessionStatistics
 from drivers.contracts.events import SILENT
 from drivers.contracts.ipc import FdSocket
+from drivers.transports.vhost_user.back import VhostUserBack
 from drivers.transports.vhost_user.constants import F_PROTOCOL_FEATURES
 from drivers.transports.vhost_user.payloads import U64, VringState
 from rings.features import RingFeature, mask
@@ -148,6 +149,7 @@ async def test_front_ends_that_come_while_the_former_one_is_let_go_wait_in_the_k
     leaving = trio.Event()
     async with served_disk(tmp_path) as disk:
         server = disk.served.server
+        assert isinstance(server, VhostUserBack)
         leave = server.leave
 
         async def slow_leave() -> None:

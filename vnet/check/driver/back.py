@@ -260,7 +260,7 @@ async def watch_one(path: Path, back: WatchingBack, listening: trio.Event) -> No
     """Listen at ``path``, set the event, and serve one front end to its end. Raises OSError."""
     with unix_socket.listen(path, socket.SOCK_STREAM, 1) as server:
         listening.set()
-        connected = await unix_socket.accept(server)
+        connected = await unix_socket.Acceptor(server).accept()
     await back.serve(UnixSocket(connected))
 
 

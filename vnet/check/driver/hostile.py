@@ -94,10 +94,11 @@ class HostileRun:
 
     async def _serve(self, server: socket.socket, telling: Telling) -> None:
         """Serve front ends one after the other: a driver may come back after a lie."""
+        acceptor = unix_socket.Acceptor(server)
         while True:
             seen = Observations(self.kind, packed=self.packed)
             back = LyingBack(DEVICES[self.kind](seen), seen, telling, self.without, packed=self.packed)
-            await back.serve(UnixSocket(await unix_socket.accept(server)))
+            await back.serve(UnixSocket(await acceptor.accept()))
 
     async def _judge(self, telling: Telling, program: Program) -> Finding:
         """Wait for the end of the program, or for the end of the time that it has after the lie."""
