@@ -18,6 +18,7 @@ from vnet.testing import (
     bounded,
     hostile_driver,
     open_pair,
+    over,
     tapped,
     unharmed,
     until,
@@ -28,7 +29,7 @@ NO_REGISTERS = ("vhost_user",)
 OK = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
 
 
-@pytest.mark.virtio("INIT-DRV-11", "INIT-DRV-12", "FEAT-DRV-9", "FEAT-DRV-3", "STATUS-DRV-3")
+@pytest.mark.virtio("INIT-DRV-11", "INIT-DRV-12", "FEAT-DRV-9", "FEAT-DRV-3", "STATUS-DRV-3", "LEG-DRV-1")
 @pytest.mark.parametrize(
     ("field", "lie", "why"),
     [
@@ -56,6 +57,15 @@ async def test_a_step_that_fails_for_good_ends_in_failed_and_the_next_attempt_st
         tap.log.clear()
         await pair.reset()
         assert tap.common()[0] == (Common.DEVICE_STATUS, 0, True)
+
+
+@pytest.mark.virtio("PCI-DRV-13")
+async def test_a_packed_queue_of_no_descriptors_is_not_set_up() -> None:
+    with over("pci", "packed"):
+        async with open_pair(SMALL) as pair, unharmed(pair), tapped(pair) as tap:
+            tap.lies[tap.at(Common.QUEUE_SIZE)] = lambda _: 0
+            await refused(pair, tap)
+            assert written(tap, Common.QUEUE_SIZE) == []
 
 
 @pytest.mark.parametrize("field", [Common.QUEUE_MSIX_VECTOR, Common.QUEUE_NOTIFY_OFF, Common.QUEUE_ENABLE])

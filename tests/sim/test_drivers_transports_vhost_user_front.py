@@ -56,6 +56,7 @@ def without(requests: list[FrontendRequest], *left_out: FrontendRequest) -> list
     return [request for request in requests if request not in left_out]
 
 
+@pytest.mark.virtio("RFB-DRV-1")
 async def test_messages_come_in_the_order_that_back_ends_expect(tmp_path: Path) -> None:
     back = ScriptedBack()
     async with meeting(back, tmp_path) as (world, device):

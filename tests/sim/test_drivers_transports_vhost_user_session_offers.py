@@ -153,6 +153,17 @@ class Peer:
         await self.exchange()
 
 
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.virtio("RFB-DEV-1")
+async def test_every_device_offers_version_1(kind: str, tmp_path: Path) -> None:
+    _, options, rings = TYPES[kind]
+    path = tmp_path / "socket"
+    async with open_exports({kind: DeviceExport(parse_device({"type": kind, "device": options}, "test"), path)}):
+        front = FrontEnd(await connect(path), 0, rings=rings, num=NUM)
+        assert (await front.ask(R.GET_FEATURES)).value >> RingFeature.VERSION_1 & 1
+        front.close()
+
+
 SINGLE = [feature for feature in F if PROTOCOL_FEATURES >> feature & 1 or feature is F.RARP]
 
 
