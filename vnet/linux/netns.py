@@ -30,6 +30,7 @@ import attrs
 import trio
 
 from vnet.errors import PrivilegeError, SettingRefused
+from vnet.linux.files import naming
 from vnet.linux.privileges.confinement import is_confined
 from vnet.linux.privileges.rights import NET_ADMIN, SYS_ADMIN, has_capability, refusal
 from vnet.linux.syscalls import CLONE_NEWNET, MS_BIND, MS_REC, MS_SHARED, mount, setns, umount, unshare
@@ -343,7 +344,7 @@ def set_up_interface(
         ("txqueuelen", "txqlen", txqueuelen),
         ("ifname", "state", "up"),
     )
-    with IPRoute() as netlink:
+    with naming(ifname), IPRoute() as netlink:
         index = find_index(netlink, ifname)
         for field, key, value in settings:
             if value is not None:

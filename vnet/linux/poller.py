@@ -20,6 +20,7 @@ from typing import Protocol
 import trio
 
 from drivers.flow.pump import Signal
+from vnet.linux.files import naming
 from vnet.linux.moderation import WINDOW, Moderation
 from vnet.linux.waits import wait_readable
 
@@ -31,6 +32,8 @@ POLLS_BEFORE_YIELD = 4
 """Polls before other tasks run."""
 EPOLL_PASSES_PER_POLL = 4
 """Maximum epoll calls of one poll."""
+WATCHES = "epoll watches of this user (sysctl fs.epoll.max_user_watches)"
+"""Name in errors of a watch that the kernel refuses."""
 WATCHED = select.EPOLLIN | select.EPOLLET
 """Edge-triggered: a waiting flow has read everything before, so that the next frame is an edge."""
 
@@ -154,7 +157,8 @@ class Poller:
 
         Without ``by_task``, also while Trio waits, outside of all tasks.
         """
-        self._epoll.register(fd, WATCHED)
+        with naming(WATCHES):
+            self._epoll.register(fd, WATCHED)
         if by_task:
             self._others.add(fd)
         self._callbacks[fd] = callback
@@ -217,7 +221,8 @@ class Poller:
         ahead = _Ahead(self, self._carrier, stop, wake)
         # Trio keeps a descriptor that it has waited for in its set, and of two sets only one can watch the other.
         trio.lowlevel.notify_closing(self.fileno())
-        self._epoll.register(stop, select.EPOLLIN)
+        with naming(WATCHES):
+            self._epoll.register(stop, select.EPOLLIN)
         trio.lowlevel.add_instrument(ahead)
         try:
             while self.is_ahead():

@@ -11,6 +11,7 @@ import trio
 from drivers.contracts.liveness import Liveness
 from drivers.contracts.ports import PortState
 from drivers.errors import PortGone
+from vnet.linux.files import naming
 from vnet.linux.netlink.link_table import InterfaceState
 from vnet.linux.privileges.confinement import is_confined
 from vnet.ports.packet.base import CountingPort
@@ -50,7 +51,8 @@ class InterfacePort(CountingPort):
 
     async def follow(self, watches: Watches, netns: str | None) -> None:
         """Keep `state` and `addresses` up to date until `close`; ``netns`` is the interface's. Raises OSError."""
-        self._interface = await watches.follow(self._fd, self, netns)
+        with naming(self.ifname):
+            self._interface = await watches.follow(self._fd, self, netns)
 
     def _update_liveness(self) -> None:
         """Set `liveness` after a change of the port or of the interface, which counts as running if not followed."""

@@ -10,6 +10,7 @@ import select
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from io import FileIO
 from typing import Self
 
@@ -165,7 +166,8 @@ class TunTapPort(NativePort):
         self._update_liveness()
         self.drop("stopped", len(self._outbox))
         self._outbox.clear()
-        self.set_carrier(False)
+        with suppress(PortGone):  # the interface stays up, and what the kernel sends there is stale at the next start
+            self.set_carrier(False)
 
     def set_queues(self, count: int) -> None:
         """Detach the last queues first, and attach the first ones first, so that the kernel's order stays ours."""
@@ -221,7 +223,7 @@ class TunTapPort(NativePort):
         except (OSError, ValueError) as error:
             # A deleted interface has no carrier; the next `send` or `recv_into` raises PortGone.
             if isinstance(error, OSError) and error.errno not in (errno.EBADF, errno.EBADFD):
-                raise
+                raise self._gone(error) from error
 
     def close(self) -> None:
         """Close the descriptors, which deletes the interface. Waiters return; every later use raises PortGone."""
@@ -452,6 +454,8 @@ class TunTapPort(NativePort):
 
     def _probe(self) -> Offloads:
         """Return the kernel's offloads, by trying each one together with checksums, which all others need."""
+        if not self._accepts(TUN_F_CSUM):
+            return NO_OFFLOADS
         return Offloads(
             **{
                 name: self._accepts(TUN_F_CSUM | flags | (TUN_F_TSO4 if name == "ecn" else 0))
@@ -460,10 +464,12 @@ class TunTapPort(NativePort):
         )
 
     def _set_offloads(self, offloads: Offloads) -> None:
-        """Set the kernel's offloads. Raises ValueError if the kernel does not support them."""
+        """Set the kernel's offloads. Raises ValueError if the kernel does not support them, PortGone."""
         self._check()
         requested = attrs.evolve(offloads, ecn=offloads.ecn and (offloads.tso4 or offloads.tso6))
         if not self._accepts(sum(flags for name, flags in OFFLOAD_FLAGS.items() if getattr(requested, name))):
+            if requested & self._caps == requested:
+                raise PortGone(f"{self.ifname} can't be used: the kernel refuses offloads that it supported before")
             raise ValueError(f"{self.ifname} does not support {offloads}")
         for queue in self.queues:
             queue._gso_types = agreed_gso_types(requested)
