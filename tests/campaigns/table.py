@@ -116,6 +116,20 @@ _LINES = (
         short=1,
     ),
     Campaign(
+        "soak-packets",
+        "soak:packets",
+        "10,000 datagrams in both directions, each of which is checked",
+        goal=10_000,
+        short=1,
+    ),
+    Campaign(
+        "soak-requests",
+        "soak:requests",
+        "1,000 requests of a disk over NBD, whose data are compared",
+        goal=10_000,
+        short=1,
+    ),
+    Campaign(
         "failing-calls",
         "syscalls.campaign:failing_calls",
         "one system call of `vnet serve`, `up` or `demo` that fails, at one call site with one error, under load",

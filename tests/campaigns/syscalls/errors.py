@@ -95,6 +95,15 @@ BY_NUMBER: Mapping[tuple[str, int], str] = {
     ("fcntl64", 0): "EMFILE",  # F_DUPFD
     ("fcntl64", 1030): "EMFILE",  # F_DUPFD_CLOEXEC
     ("fcntl64", 1034): "EINVAL",  # F_GET_SEALS
+    ("ioctl", 0x5421): "",  # FIONBIO
+    ("ioctl", 0x5451): "",  # FIOCLEX
+    ("ioctl", 0x400454CA): "EBUSY EINVAL ENOMEM EPERM",  # TUNSETIFF
+    ("ioctl", 0x400454D0): "EINVAL",  # TUNSETOFFLOAD
+    ("ioctl", 0x400454D8): "EINVAL",  # TUNSETVNETHDRSZ
+    ("ioctl", 0x400454D9): "ENOMEM EPERM",  # TUNSETQUEUE
+    ("ioctl", 0x400454E2): "",  # TUNSETCARRIER
+    ("ioctl", 0x800454D2): "",  # TUNGETIFF
+    ("ioctl", 0x54E3): "EMFILE ENOMEM EPERM",  # TUNGETDEVNETNS
     ("syscall", 317): "EINVAL ENOMEM",  # seccomp
     ("syscall", 424): "EPERM ESRCH",  # pidfd_send_signal
     ("syscall", 434): "EMFILE ENOMEM ESRCH",  # pidfd_open
@@ -102,18 +111,16 @@ BY_NUMBER: Mapping[tuple[str, int], str] = {
     ("syscall", 445): "ENOMEM",  # landlock_add_rule
     ("syscall", 446): "ENOMEM",  # landlock_restrict_self
 }
-"""Errors of calls that do one thing of several, by its number."""
+"""Errors of calls that do one thing of several, by its number; empty for those that can't fail."""
 OF_MEMORY: Mapping[tuple[str, str], str] = {("ftruncate64", "memory"): "ENOMEM"}
 """Errors of calls that have others for shared memory than for files."""
-BLOCKING = (0x5421, 0x5451)
-"""FIONBIO and FIOCLEX: requests of ioctl that can't fail."""
 
 READS = ("read", "readv", "pread64", "preadv64v2", "recv", "recvfrom", "recvmsg")
 WRITES = ("write", "writev", "pwrite64", "pwritev64v2", "send", "sendto", "sendmsg")
 _OF_KIND: Mapping[str, tuple[str, str, str]] = {
     # Kind: errors of reads, of writes, and of ioctl
     "file": ("EINTR EIO", "EINTR EIO ENOSPC", ""),
-    "tun": ("EINTR EBADFD", "EINTR EIO ENOBUFS ENOMEM", "EBUSY EINVAL ENOMEM EPERM"),
+    "tun": ("EINTR EBADFD", "EINTR EIO ENOBUFS ENOMEM", "ENOMEM EPERM"),
     "netlink": ("EINTR ENOBUFS ENOMEM", "EINTR ENOBUFS ENOMEM", "ENODEV ENOMEM EPERM"),
     "socket": ("ECONNRESET EINTR ENOMEM", "ECONNRESET EINTR ENOBUFS ENOMEM EPIPE", "ENODEV ENOMEM EPERM"),
     "pipe": ("EINTR EIO", "EINTR EPIPE", ""),
@@ -131,16 +138,18 @@ def errors_of(name: str, kind: str, number: int) -> list[int]:
     ``number`` is the second argument of the call, the first one of `syscall`.
     """
     reads, writes, ioctl = _OF_KIND[kind]
-    if name == "close":
+    if (name, number) in BY_NUMBER:
+        words = BY_NUMBER[name, number]
+    elif name == "close":
         words = "EINTR EIO" if kind == "file" else ""
     elif name in READS:
         words = reads
     elif name in WRITES:
         words = writes
     elif name == "ioctl":
-        words = "" if number in BLOCKING else ioctl
+        words = ioctl
     else:
-        words = BY_NUMBER.get((name, number)) or OF_MEMORY.get((name, kind)) or ERRORS.get(name, "")
+        words = OF_MEMORY.get((name, kind)) or ERRORS.get(name, "")
     return [int(getattr(errno, word)) for word in words.split()]
 
 
