@@ -82,6 +82,18 @@ def test_each_request_pushes_what_writers_have_changed() -> None:
         assert ends.bench.root.memory[0] == number
 
 
+def test_a_writer_of_memory_behind_two_wires_reads_nothing_before_it_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far = Ends(), Ends()
+    far.bench.root.memory[8:12] = b"rest"
+    monkeypatch.setattr(near.bench.root, "regions", lambda addr, size, _: [(addr, far.memory(addr, size))])
+    view = near.memory(8, 4).copy(0, 4, writable=True)
+    assert bytes(view) == b"rest"
+    assert not near.bench.wire.endpoint.tlps
+    assert not far.bench.wire.endpoint.tlps
+    assert bytes(near.memory(8, 4).copy(0, 4, writable=False)) == b"rest"
+    assert (near.bench.wire.endpoint.tlps["MRd"], far.bench.wire.endpoint.tlps["MRd"]) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("fault", "error"),
     [

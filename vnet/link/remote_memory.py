@@ -171,6 +171,10 @@ class RemoteRange:
     def part(self, start: int, end: int) -> RemoteRange:
         return RemoteRange(self._access, self._copies, self._address + start, end - start, readonly=self.readonly)
 
+    def before(self) -> bytes:
+        """Return the bytes that a writer's copy of all of it begins with. Raises MemoryFault."""
+        return self._access.before(self._address, self._size)
+
     def copy(self, start: int, size: int, writable: bool) -> memoryview:
         return self._copies.make(self._access, self._address + start, size, writable)
 

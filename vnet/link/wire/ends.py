@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import attrs
 
 from rings.errors import MemoryFault
+from rings.memory import RemoteBytes
 from vnet.errors import CompleterAbort, CompletionTimeout, LinkDown, PoisonedData, UnsupportedRequest
 from vnet.link.base import Direction, EndpointPort, Link, LinkEnd, Region, RootPort, all_ones
 from vnet.link.remote_memory import Copies, RemoteRange
@@ -53,9 +54,15 @@ class _Dma:
 
     def before(self, address: int, size: int) -> bytes:
         """Return what is there now, which takes no packet: it only shows which bytes the writer changes."""
-        regions = self.end.regions(address, size, self.function)
-        data = b"".join(content for _, content in regions if isinstance(content, memoryview))
+        data = b"".join(_content(each) for _, each in self.end.regions(address, size, self.function))
         return data if len(data) == size else self.read(address, size)
+
+
+def _content(region: memoryview | RemoteBytes) -> bytes | memoryview:
+    """Return the bytes of a region, also behind another wire, without a packet; b"" if only packets tell."""
+    if isinstance(region, memoryview):
+        return region
+    return region.before() if isinstance(region, RemoteRange) else b""
 
 
 class _Wired:
