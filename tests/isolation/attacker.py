@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 
 from isolation.front import bring_up, wait
-from isolation.table import ATTACKS, Attack
+from isolation.table import ATTACKS, NOTHING, Attack
 
 
 def steps(attack: Attack, folder: Path) -> Iterator[int]:
@@ -35,7 +35,7 @@ def main(name: str, folder: Path, cpu: int) -> None:
         os.write(1, f"{actions}\n".encode())
         os._exit(0)  # wherever it is: a client that hangs up in disorder
 
-    attack = steps(ATTACKS[name], folder)
+    attack = steps(ATTACKS.get(name, NOTHING), folder)
     actions = next(attack)
     signal.signal(signal.SIGTERM, end)
     print("attacking", flush=True)

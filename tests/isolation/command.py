@@ -17,11 +17,11 @@ from typing import Any
 
 import attrs
 
-from isolation.table import ATTACKS, Attack
+from isolation.table import ATTACKS, NOTHING, Attack
 from support.children import environment
 from support.record import record
 
-__all__ = ["main"]
+__all__ = ["main", "rate"]
 
 GROWTH = ("rss_kib", "fds", "tasks")
 """Counters of a process that are to be the same before and after."""
@@ -34,7 +34,15 @@ FILLED = 128 << 20
 DISK = 1 << 30
 """Bytes of that disk."""
 SCENARIOS = ("alone", "apart", "together")
-"""No attack, one on a process beside the victim's, and one on the victim's own."""
+"""A process that only computes, an attack on a process beside the victim's, and one on the victim's own."""
+
+
+def rate(figures: Mapping[str, float]) -> float:
+    """Return the requests in a second of the processor that the victim and its server share.
+
+    It counts their own time, also that for the attack: on a busy machine the clock would measure other programs.
+    """
+    return figures["requests"] / (figures["victim_cpu_s"] + figures["server_cpu_s"])
 
 
 @attrs.frozen
@@ -119,13 +127,16 @@ class Stage:
         counters: list[dict[str, Any]] = []
         before = self.server.ask()
         for _ in range(rounds):
-            figures["alone"].append(self.victim.ask(str(seconds)))
-            for name, folder in (("apart", self.apart), ("together", self.together)):
-                with attacking(attack, folder, self.cpu, actions[name]):
-                    self.server.ask()
-                    figures[name].append(self.victim.ask(str(seconds)))
-                    if name == "together":
-                        counters.append(self.server.ask())
+            for name, run, folder in (
+                ("alone", NOTHING, self.apart),
+                ("apart", attack, self.apart),
+                ("together", attack, self.together),
+            ):
+                with attacking(run, folder, self.cpu, actions[name]):
+                    own, counted = self._round(seconds)
+                figures[name].append(own)
+                if name == "together":
+                    counters.append(counted)
                 time.sleep(SETTLE)
         after = self.server.ask()
         longest = max(counters, key=lambda each: float(each["longest_step_ms"]))
@@ -138,10 +149,17 @@ class Stage:
             **{f"{key}_after": after[key] for key in GROWTH},
         }
 
+    def _round(self, seconds: float) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Measure the victim once. Returns its figures, with the time of its server, and the counters of that."""
+        before = self.server.ask()["cpu_s"]
+        figures = self.victim.ask(str(seconds))
+        counters = self.server.ask()
+        return {**figures, "server_cpu_s": round(counters["cpu_s"] - before, 3)}, counters
+
 
 def _summary(figures: Sequence[Mapping[str, float]], actions: Sequence[int]) -> dict[str, object]:
     """Return the raw figures of the rounds, and medians."""
-    rates = [each["requests"] / each["seconds"] for each in figures]
+    rates = [rate(each) for each in figures]
     times = {key: statistics.median(each[key] for each in figures) for key in ("p50_us", "p99_us", "max_us")}
     summary = {"rate": round(statistics.median(rates)), **times, "rounds": list(figures)}
     return {**summary, "actions": list(actions)} if actions else summary

@@ -35,6 +35,7 @@ __all__ = [
     "nbd_options",
     "nbd_reads",
     "nbd_unread",
+    "nothing",
     "queries",
     "single_bytes",
     "unread_queries",
@@ -73,6 +74,12 @@ def read_exactly(connected: socket.socket, size: int) -> bytes:
 def _reply(connected: socket.socket) -> bytes:
     _, _, size = HEADER.unpack(read_exactly(connected, HEADER.size))
     return read_exactly(connected, size)
+
+
+def nothing(folder: Path) -> Iterator[int]:
+    """Compute, and attack nothing."""
+    while folder:
+        yield 1
 
 
 # vhost-user

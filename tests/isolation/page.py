@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from isolation.command import rate
 from isolation.table import ATTACKS
 from support.record import origin
 
@@ -43,7 +44,7 @@ def ratio(row: Mapping[str, Any], scenario: str, key: str) -> float:
 
 
 def _figure(figures: Mapping[str, float], key: str) -> float:
-    return figures["requests"] / figures["seconds"] if key == "rate" else figures[key]
+    return rate(figures) if key == "rate" else figures[key]
 
 
 def _kept(row: Mapping[str, Any], scenario: str) -> bool:

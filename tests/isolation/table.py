@@ -15,7 +15,7 @@ from vnet.check.front import INDIRECT_DESC, Front
 from vnet.check.pci import PciFront
 from vnet.check.vhost_user import VhostUserFront
 
-__all__ = ["ATTACKS", "DISK", "Attack", "Device"]
+__all__ = ["ATTACKS", "DISK", "NOTHING", "Attack", "Device"]
 
 
 @attrs.frozen
@@ -74,3 +74,5 @@ ATTACKS: Mapping[str, Attack] = {
         *(Attack(run.__name__, target, None, run) for target, runs in SOCKETS.items() for run in runs),
     )
 }
+NOTHING = Attack(c.nothing.__name__, "", None, c.nothing)
+"""A process that uses its processor alone: cores share caches, and threads of one core more than that."""

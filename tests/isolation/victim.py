@@ -61,19 +61,19 @@ class Victim:
     def run(self, seconds: float) -> dict[str, float]:
         """Read for so long. Returns requests, and their times in microseconds."""
         times: list[float] = []
-        start = time.monotonic()
+        start, used = time.monotonic(), time.process_time()
         self._begin(list(self._headers))
         while time.monotonic() < start + seconds:
             if heads := self._take(times):
                 self._begin(heads)
-        took, count = time.monotonic() - start, len(times)
+        took, count, used = time.monotonic() - start, len(times), time.process_time() - used
         while self._started:
             self._take(times)
         times = sorted(times) or [0.0]
         places = {"p50": 0.5, "p99": 0.99, "max": 1.0}
         at = {name: times[min(len(times) - 1, int(part * len(times)))] for name, part in places.items()}
         micros = {f"{name}_us": round(1e6 * each) for name, each in at.items()}
-        return {"requests": count, "seconds": round(took, 3), **micros}
+        return {"requests": count, "seconds": round(took, 3), "victim_cpu_s": round(used, 3), **micros}
 
 
 def main(folder: Path, seed: int, cpu: int) -> None:

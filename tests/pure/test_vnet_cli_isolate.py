@@ -12,10 +12,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from vnet.cli import group, isolate, serve
+from vnet.cli import group, isolate, serve, show
 from vnet.cli.tree import process_lines
 from vnet.system.supervisor import PAUSE_MAX, PAUSE_MIN, STEADY, next_pause
-from vnet.views.system import ProcessView
+from vnet.views.system import ProcessView, SystemView
 
 DISK = "blk --vhost-user a.sock --file a.img"
 TAP = "net --vhost-user n.sock --tap t"
@@ -96,4 +96,16 @@ def test_a_line_says_what_became_of_a_process() -> None:
         "b: process 8 for 0 s, restarts: 2 (its predecessor was killed by SIGKILL)",
         "c: no process, it ended, restarts: 0",
         "d: no process, it starts, restarts: 0",
+    ]
+
+
+def test_a_device_with_a_process_is_shown_by_the_name_of_its_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = ProcessView(7, "serve-blk-a", 61.5, 0, "")
+    system = SystemView("serve", {}, {}, {}, {}, {}, processes={"blk0": process})
+    monkeypatch.setattr(show, "query", lambda *_: system)
+    done = CliRunner().invoke(show.command, ["--name", "serve", "blk0"])
+    assert done.stderr == "vnet: blk0 has a process of its own; try: vnet show --name serve-blk-a blk0\n"
+    assert CliRunner().invoke(show.command, ["--name", "serve"]).stdout.splitlines() == [
+        "serve",
+        "  blk0: process 7 for 62 s, restarts: 0; vnet show --name serve-blk-a",
     ]

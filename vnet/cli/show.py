@@ -81,6 +81,9 @@ def command(
     view: object = system
     lines = tree(system) if everything else summary(system)
     if part is not None:
+        if part in system.processes:
+            other = system.processes[part].system
+            raise ControlError(f"{part} has a process of its own; try: vnet show --name {other} {part}")
         chosen: DeviceView | LinkView
         if queue is None:
             parts: Mapping[str, DeviceView | LinkView] = {**system.devices, **system.links}
