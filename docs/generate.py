@@ -34,6 +34,7 @@ from litmus import page as litmus_page  # noqa: E402
 from mutations.count import count  # noqa: E402
 from mutations.table import read_table  # noqa: E402
 
+from support import seeds as seeds_page  # noqa: E402
 from support.requirements import ranges  # noqa: E402
 
 PACKAGES = ("rings", "drivers", "vnet")
@@ -156,6 +157,11 @@ def campaigns() -> str:
     return marked("campaigns.md", {"campaigns": campaigns_page.campaigns(), "figures": figures})
 
 
+def seeds() -> str:
+    """The page on campaigns of seeds, with what was measured."""
+    return marked("seeds.md", {"figures": seeds_page.figures(HERE / "results" / "seeds.json")})
+
+
 def _commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
     context = click.Context(group, info_name=name)
     for word in group.list_commands(context):
@@ -201,6 +207,7 @@ FILES: Mapping[str, Callable[[], str]] = {
     "conformance.md": conformance,
     "testing.md": testing,
     "campaigns.md": campaigns,
+    "seeds.md": seeds,
     "fuzzing.md": fuzzing,
     "memory-order.md": memory_order,
     "graph.svg": lambda: picture("examples/topologies/ntb.toml"),

@@ -12,11 +12,12 @@ from vnet.campaign.results import open_results
 from vnet.errors import ControlError
 
 IDENTITY: dict[str, Any] = {"source": "--random", "seconds": 0.1, "loads": None, "topology": None, "extensions": {}}
+BEGAN = "2026-11-30T12:00:00+00:00"
 RECORDS = [{"seed": seed, "failure": None, "took": 0.5} for seed in range(3)]
 
 
 def write(path: Path, *records: dict[str, Any]) -> bytes:
-    with open_results(path, IDENTITY, "vnet campaign", list, resume=False) as results:
+    with open_results(path, IDENTITY, "vnet campaign", BEGAN, list, resume=False) as results:
         for record in records:
             results.add(record)
     return path.read_bytes()
@@ -24,15 +25,21 @@ def write(path: Path, *records: dict[str, Any]) -> bytes:
 
 def resumed(path: Path, identity: dict[str, Any] = IDENTITY) -> tuple[list[dict[str, Any]], int]:
     records: list[dict[str, Any]] = []
-    with open_results(path, identity, "vnet campaign", records.append, resume=True) as results:
+    with open_results(path, identity, "vnet campaign", BEGAN, records.append, resume=True) as results:
         return records, results.removed
 
 
 def test_each_result_is_a_line_behind_the_campaigns_own(tmp_path: Path) -> None:
     lines = write(tmp_path / "r", *RECORDS).splitlines()
-    assert json.loads(lines[0]) == {"campaign": IDENTITY, "command": "vnet campaign"}
+    assert json.loads(lines[0]) == {"campaign": IDENTITY, "command": "vnet campaign", "began": BEGAN}
     assert [json.loads(line) for line in lines[1:]] == RECORDS
     assert resumed(tmp_path / "r") == (RECORDS, 0)
+
+
+def test_a_campaign_that_goes_on_began_with_its_first_run(tmp_path: Path) -> None:
+    write(tmp_path / "r", *RECORDS)
+    with open_results(tmp_path / "r", IDENTITY, "vnet campaign", "later", list, resume=True) as results:
+        assert results.began == BEGAN
 
 
 def test_a_kill_at_any_byte_costs_one_result_at_most(tmp_path: Path) -> None:
@@ -98,7 +105,7 @@ def test_a_file_that_exists_and_one_that_is_missing_are_refused(tmp_path: Path) 
 
 def test_a_file_has_one_campaign_at_a_time(tmp_path: Path) -> None:
     with (
-        open_results(tmp_path / "r", IDENTITY, "vnet campaign", list, resume=False),
+        open_results(tmp_path / "r", IDENTITY, "vnet campaign", BEGAN, list, resume=False),
         pytest.raises(ControlError, match="another campaign is writing to it"),
     ):
         resumed(tmp_path / "r")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from vnet.campaign.local import run_local
 from vnet.campaign.plan import Plan
 from vnet.campaign.tally import Tally
 from vnet.campaign.trial import Record
+from vnet.errors import ControlError
 from vnet.sim.configuration import Configuration
 
 PLAN = Plan(Configuration(seconds=0.1, data_path=False))
@@ -20,12 +22,28 @@ SEEDS = range(20, 60)
 NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1"}
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.filterwarnings("default")  # of Ray itself
-def test_a_node_that_goes_away_costs_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def with_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     if importlib.util.find_spec("ray") is None:
         unavailable("needs the extra ray")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def test_an_address_without_a_cluster_is_an_error() -> None:
+    from vnet.campaign.cluster import connect
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    with pytest.raises(ControlError, match=f"^no Ray cluster at {address}: .*refused"), connect(address):
+        pass
+    with pytest.raises(ControlError, match=r"^no Ray cluster at nonsense: "), connect("nonsense"):
+        pass
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("default")  # of Ray itself
+def test_a_node_that_goes_away_costs_no_result() -> None:
     import ray
     from ray.cluster_utils import Cluster
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -26,6 +27,8 @@ RETRIES = 20
 """Most times that a task begins anew because a node or one of Ray's processes died."""
 WAIT = 1.0
 """Seconds after which the size of the cluster is looked up again."""
+CONNECT = 10.0
+"""Seconds that a cluster's address may take to answer: Ray itself tries for minutes."""
 AHEAD = 2
 """Tasks for each processor of the cluster that are under way, so that none waits for the next one."""
 
@@ -37,18 +40,26 @@ def connect(address: str | None) -> Iterator[None]:
     Raises ControlError if none answers.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of ours reports to no one
+    address = address or os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=_dashboard(address))
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        raise ControlError(f"no Ray cluster at {address or os.environ.get('RAY_ADDRESS')}: {error}") from None
+        if address is not None:
+            _reach(address)
+        ray.init(
+            address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=None if address else False
+        )
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        raise ControlError(f"no Ray cluster{f' at {address}' if address else ''}: {error}") from None
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _dashboard(address: str | None) -> bool | None:
-    return None if address or "RAY_ADDRESS" in os.environ else False
+def _reach(address: str) -> None:
+    """Connect to an address of the form HOST:PORT. Raises OSError."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "://" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT).close()
 
 
 def _run_slice(plan: Plan, seeds: Sequence[int], limit: float) -> tuple[dict[str, str], list[Record]]:

@@ -29,6 +29,8 @@ class Results:
     fd: int
     removed: int
     """Bytes of half a line that a killed campaign left at the end."""
+    began: str
+    """Date and time at which the campaign began, of the first of its runs."""
 
     def add(self, record: Record) -> None:
         """Append the result of a trial."""
@@ -43,12 +45,12 @@ def _write(fd: int, line: Mapping[str, Any]) -> None:
 
 @contextmanager
 def open_results(
-    path: Path, identity: Mapping[str, Any], command: str, take: Callable[[Record], object], *, resume: bool
+    path: Path, identity: Mapping[str, Any], command: str, began: str, take: Callable[[Record], object], *, resume: bool
 ) -> Iterator[Results]:
     """Open a new file for the campaign ``identity``, or with ``resume`` an old one, each result of which ``take`` gets.
 
-    The first line of a file has the campaign's identity and ``command``. Raises ControlError if the file does not fit,
-    or if another process uses it, and OSError.
+    The first line of a file has the campaign's identity, its ``command``, and the time at which it ``began``. Raises
+    ControlError if the file does not fit, or if another process uses it, and OSError.
     """
     if resume and not path.exists():
         raise ControlError(f"{path}: there is no such file, so nothing to resume; leave out --resume")
@@ -60,14 +62,14 @@ def open_results(
             raise ControlError(f"{path}: another campaign is writing to it") from None
         if not resume and os.fstat(fd).st_size:
             raise ControlError(f"{path}: the file exists; --resume goes on with it, --results names another one")
-        _check_first(path, fd, identity)
+        first = _check_first(path, fd, identity)
         removed = _repair(fd)
         if os.fstat(fd).st_size:
             for record in _records(path, fd):
                 take(record)
         else:
-            _write(fd, {"campaign": identity, "command": command})
-        yield Results(fd, removed)
+            _write(fd, {"campaign": identity, "command": command, "began": began})
+        yield Results(fd, removed, first.get("began", began))
     finally:
         os.close(fd)
 
@@ -107,13 +109,13 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     return value
 
 
-def _check_first(path: Path, fd: int, identity: Mapping[str, Any]) -> None:
-    """Raises ControlError if a file is that of another campaign, or anything else; the message has a difference."""
+def _check_first(path: Path, fd: int, identity: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the first line of a file, or an empty one. Raises ControlError if it is that of another campaign."""
     with os.fdopen(os.dup(fd), "rb") as file:
         file.seek(0)
         line = file.readline()
     if not line.endswith(b"\n") and (line.startswith(BEGINNING) or BEGINNING.startswith(line)):
-        return
+        return {}
     first = _parse(path, 1, line)
     campaign = first.get("campaign")
     if not isinstance(campaign, dict):
@@ -122,6 +124,7 @@ def _check_first(path: Path, fd: int, identity: Mapping[str, Any]) -> None:
         if (old := campaign.get(key)) != value:
             why = _difference(key, old, value)
             raise ControlError(f"{path}: results of another campaign: {why}; it was: {first.get('command')}")
+    return first
 
 
 def _difference(key: str, old: object, new: object) -> str:

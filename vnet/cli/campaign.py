@@ -119,14 +119,13 @@ def command(
             topology_of(attrs.evolve(configuration, topology=load(topology)), seeds.start)
         text = topology.read_text(encoding="utf-8")
     plan = Plan(configuration, text, loaded_extensions(context))
-    tally, began = Tally(plan, seeds), datetime.now(UTC)
-    words = plan.campaign(seeds)
+    tally, words = Tally(plan, seeds), plan.campaign(seeds)
     files = shlex.join(["--results", str(file)] + (["--json", str(json_file)] if json_file else []))
     go_on = f"{words}{f' --backend {backend}' * (backend != BACKENDS[0])} {files} --resume"
     with (
         _backend(backend, plan, address, processes or len(os.sched_getaffinity(0)), limit) as run,
         open_json(json_file) as write_json,
-        open_results(file, plan.identity(), words, tally.add, resume=resume) as results,
+        open_results(file, plan.identity(), words, _now(), tally.add, resume=resume) as results,
     ):
         if resume:
             repaired = f"; half a line of {results.removed} bytes was removed" if results.removed else ""
@@ -135,7 +134,7 @@ def command(
         with progress_bar("campaign", len(seeds) - before) as bar:
             status = _run_to_end(partial(run, tally.missing, partial(_take, tally, results, bar)))
         click.echo(_report(tally))
-        write_json({**_origin(words, began, backend, len(tally.hashes) - before), **tally.plain()})
+        write_json({**_origin(words, results.began, backend, len(tally.hashes) - before), **tally.plain()})
     if status:
         click.echo(f"vnet: interrupted; to go on: {go_on}", err=True)
     context.exit(status or (1 if tally.failures else 0))
@@ -172,15 +171,19 @@ def _take(tally: Tally, results: Results, bar: Bar, record: Record) -> None:
     bar.advance(f"{len(tally.failures)} failed")
 
 
-def _origin(command: str, began: datetime, backend: str, run: int) -> dict[str, Any]:
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _origin(command: str, began: str, backend: str, run: int) -> dict[str, Any]:
     """Return what is needed to repeat a campaign: its command, versions, machine and time."""
     return {
         "command": command,
         **code_version(),
         "python": platform.python_version(),
         "backend": backend,
-        "began": began.isoformat(timespec="seconds"),
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "began": began,
+        "ended": _now(),
         "in_this_run": run,
         "machine": {"processors": os.cpu_count(), "architecture": platform.machine(), "kernel": platform.release()},
     }
