@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from drivers.transports.vhost_user.constants import (
     FrontendRequest,
     ProtocolFeature,
 )
-from drivers.transports.vhost_user.front import VhostUserFront
+from drivers.transports.vhost_user.front import ABSENT, VhostUserFront
 from drivers.transports.vhost_user.messages import ack, reply
 from drivers.transports.vhost_user.payloads import U64, VringState
 from rings.features import RingFeature, mask
 from support.rigs.scripted_back import front, meeting
+from vnet.linux.unix_socket import listen
 from vnet.system.snapshot import queue_rows, take_snapshot
 from vnet.system.world import open_world
 from vnet.testing import fds, until
@@ -245,6 +247,16 @@ async def test_a_socket_without_a_listener_is_waited_for_and_reported(tmp_path: 
             assert [row.side for row in queue_rows(world)] == ["driver"]
             nursery.cancel_scope.cancel()
         await until(lambda: not device.up)
+
+
+@pytest.mark.parametrize("absence", [0.35, 5.0, 60.0])
+async def test_a_back_end_is_found_within_a_tenth_of_a_second(tmp_path: Path, absence: float) -> None:
+    async with front(tmp_path / "socket"):
+        await trio.sleep(absence)
+        began = trio.current_time()
+        with listen(tmp_path / "socket", socket.SOCK_STREAM, 1) as listening:
+            await trio.lowlevel.wait_readable(listening)
+            assert trio.current_time() - began <= ABSENT
 
 
 # Requests over a back end's restart

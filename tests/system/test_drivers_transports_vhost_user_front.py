@@ -355,7 +355,7 @@ def test_dpdks_driver_goes_on_with_a_back_end_that_was_killed_and_started_anew(
 
     with subprocess.Popen([*argv, "--auto-start"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as testpmd:
         try:
-            for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM):
+            for number in (signal.SIGKILL, signal.SIGTERM):
                 with running(*serve, *in_order) as back:
                     until_pings()
                     back.send_signal(number)

@@ -45,8 +45,10 @@ R, F = FrontendRequest, ProtocolFeature
 PROTOCOL_FEATURES = mask((F.MQ, F.REPLY_ACK, F.MTU, F.BACKEND_REQ, F.CONFIG, F.RESET_DEVICE, F.STATUS))
 """Protocol features to accept."""
 TRANSPORT_FEATURES = 1 << F_PROTOCOL_FEATURES | 1 << F_LOG_ALL
+ABSENT = 0.1
+"""Seconds between two connection attempts while no back end listens."""
 RETRY = 0.01, 1.0
-"""Shortest and longest pause between two connection attempts, in seconds."""
+"""Shortest and longest pause after a connection that ended, in seconds: it grows with connections that end at once."""
 CHECK_INTERVAL, CHECK_TIMEOUT = 10.0, 20.0
 """Seconds between two liveness checks of a back end with started rings, and seconds that it may take to reply.
 Requests wait for a stopped back end as for a disconnected one."""
@@ -88,14 +90,16 @@ class VhostUserFront:
         with self._scope:
             while True:
                 try:
-                    start = trio.current_time()
-                    await self._serve(
-                        BackEndConnection(self._socket.name, await self._socket.connect(), self._reporter)
-                    )
-                    if trio.current_time() - start > longest:
-                        pause = shortest
+                    connected = await self._socket.connect()
                 except TransportLost as exc:
                     self._refuse(str(exc))
+                    await trio.sleep(ABSENT)
+                    continue
+                start = trio.current_time()
+                with suppress(TransportLost):
+                    await self._serve(BackEndConnection(self._socket.name, connected, self._reporter))
+                if trio.current_time() - start > longest:
+                    pause = shortest
                 await trio.sleep(pause)
                 pause = min(2 * pause, longest)
 
