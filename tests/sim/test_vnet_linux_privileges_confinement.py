@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -119,3 +119,18 @@ def test_without_proc_rights_are_unknown(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_a_process_with_its_rights_names_no_sandbox() -> None:
     assert not is_confined()
     assert name_sandbox(REFUSAL) == REFUSAL
+
+
+async def test_a_limit_that_cannot_be_set_is_an_error_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python makes it a ValueError. Nothing was taken from this process then."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise ValueError("not allowed to raise maximum limit")
+
+    def restrict() -> NoReturn:
+        raise AssertionError("restricted")
+
+    monkeypatch.setattr("resource.setrlimit", refuse)
+    monkeypatch.setattr("vnet.linux.privileges.confinement.drop_capabilities", restrict)
+    with pytest.raises(PermissionError):
+        await confinement.confine({}, None)

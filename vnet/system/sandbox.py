@@ -11,6 +11,7 @@ from pathlib import Path
 import attrs
 
 from vnet.errors import PrivilegeError
+from vnet.linux.files import naming
 from vnet.linux.privileges.calls import allowed_calls
 from vnet.linux.privileges.confinement import confine, rights_left, why_impossible, why_incomplete
 from vnet.linux.privileges.landlock import Access, FileRule, Ruleset, landlock_version
@@ -60,13 +61,14 @@ async def enter_sandbox(sandbox: Sandbox, topology: Topology, name: str | None, 
         return
     calls = allowed_calls(strict=sandbox is Sandbox.STRICT, runs_command=runs_command)
     rules, version = None, landlock_version()
-    if version:
-        rules = Ruleset(file_rules(topology, name))
-    try:
-        await confine(calls, rules)
-    finally:
-        if rules is not None:
-            rules.close()
+    with naming("the sandbox"):
+        if version:
+            rules = Ruleset(file_rules(topology, name))
+        try:
+            await confine(calls, rules)
+        finally:
+            if rules is not None:
+                rules.close()
     _in_force = SandboxView(sandbox.value, calls=0 if why_no_filter() else len(calls), landlock=version)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 
 from campaigns.stage import Stage
-from campaigns.syscalls.judge import play
+from campaigns.syscalls.judge import Outcome, play
 from campaigns.syscalls.machine import Fault, Server, build_shim, serving
 from campaigns.syscalls.scenario import SCENARIOS, Scenario
 
@@ -57,14 +57,18 @@ def failing_calls(stage: Stage) -> None:
 
 def look(server: Server, scenario: Scenario, folder: Path, seed: str) -> Plan:
     """Find the call sites of a command by running it without a fault. Raises AssertionError if that fails."""
-    first = play(server, scenario, _empty(folder), None, None)
-    assert not first.wrong, first.wrong
+    first = _look(server, scenario, folder)
     server.modules = sorted({*server.modules, *first.modules})  # imports that the second run need not make
-    second = play(server, scenario, _empty(folder), None, None)
-    assert not second.wrong, second.wrong
+    second = _look(server, scenario, folder)
     faults = [Fault(site, number) for site in sorted(second.sites) for number in second.sites[site][1]]
     random.Random(seed).shuffle(faults)
     return Plan(faults, {site: count for site, (count, _) in second.sites.items()}, first.files | second.files)
+
+
+def _look(server: Server, scenario: Scenario, folder: Path) -> Outcome:
+    outcome = play(server, scenario, _empty(folder), None, None)
+    assert (outcome.kind, outcome.wrong) == ("served", ""), f"{scenario.command}: {outcome.kind} {outcome.wrong}"
+    return outcome
 
 
 def _empty(folder: Path) -> Path:

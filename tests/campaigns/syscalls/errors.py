@@ -13,6 +13,7 @@ They are those of the manual pages that a program can meet without a fault of it
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Mapping
@@ -120,12 +121,13 @@ WRITES = ("write", "writev", "pwrite64", "pwritev64v2", "send", "sendto", "sendm
 _OF_KIND: Mapping[str, tuple[str, str, str]] = {
     # Kind: errors of reads, of writes, and of ioctl
     "file": ("EINTR EIO", "EINTR EIO ENOSPC", ""),
-    "tun": ("EINTR EBADFD", "EINTR EIO ENOBUFS ENOMEM", "ENOMEM EPERM"),
+    "tun": ("EINTR", "EINTR EIO ENOBUFS ENOMEM", "ENOMEM EPERM"),
     "netlink": ("EINTR ENOBUFS ENOMEM", "EINTR ENOBUFS ENOMEM", "ENODEV ENOMEM EPERM"),
     "socket": ("ECONNRESET EINTR ENOMEM", "ECONNRESET EINTR ENOBUFS ENOMEM EPIPE", "ENODEV ENOMEM EPERM"),
     "pipe": ("EINTR EIO", "EINTR EPIPE", ""),
     "device": ("EINTR EIO", "EINTR EIO", "ENOMEM EPERM"),
     "namespace": ("", "", "ENOTTY"),
+    "kernel": ("EINTR EIO", "EINTR EIO", ""),
     "event": ("", "", ""),
     "memory": ("", "", ""),
     "": ("", "", ""),
@@ -156,6 +158,8 @@ def errors_of(name: str, kind: str, number: int) -> list[int]:
 def kind_of(fd: int) -> str:
     """Return the kind of an open file of this process; "" for none."""
     try:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
+            return ""
         mode, target = os.fstat(fd).st_mode, str(Path(f"/proc/self/fd/{fd}").readlink())
     except OSError:
         return ""
@@ -171,6 +175,8 @@ def kind_of(fd: int) -> str:
         return "event"
     if target.startswith("/memfd:"):
         return "memory"
+    if target.startswith(("/proc/", "/sys/")):
+        return "kernel"
     return "namespace" if target.startswith(("net:", "/run/netns")) else "file"
 
 

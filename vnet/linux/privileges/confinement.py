@@ -80,9 +80,9 @@ async def confine(calls: Mapping[str, Argument | None], rules: Ruleset | None) -
     """
     filters = not why_no_filter()  # imports what files below do not allow any more
     for limit in LIMITS.values():
-        resource.setrlimit(limit, (0, 0))
+        _set_limit(limit, 0)
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, soft))
+    _set_limit(resource.RLIMIT_NOFILE, soft)
 
     def restrict() -> None:
         drop_capabilities()
@@ -102,6 +102,14 @@ async def confine(calls: Mapping[str, Argument | None], rules: Ruleset | None) -
     if filters:
         filter_calls(calls)
     _CONFINED.set()
+
+
+def _set_limit(limit: int, number: int) -> None:
+    """Set a limit of this process for good. Raises OSError."""
+    try:
+        resource.setrlimit(limit, (number, number))
+    except ValueError:  # so Python calls EPERM
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from None
 
 
 async def _reach_threads(done: set[int], call: Callable[[], None]) -> None:
