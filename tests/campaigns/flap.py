@@ -58,8 +58,8 @@ def flaps(stage: Stage) -> None:
             for name, load in scene.loads.items():
                 stage.time(f"{name} back", load.wait_back())
             assert scene.connections == 1, "the disk's client was disconnected"
+            scene.count(stage)
         scene.wait_fds(fds)
-        scene.count(stage)
 
 
 @contextmanager

@@ -59,8 +59,8 @@ def kill_rounds(stage: Stage, open_scene: Open) -> None:
                     stage.time(f"{key} back", back)
                     stage.time(f"{key} after ready", max(0.0, back - until_ready))
             assert victim.has_clients or scene.connections == connections, f"{name}: a client of the disk lost it"
+            scene.count(stage)
         scene.wait_fds(fds)
-        scene.count(stage)
 
 
 def _kill_one(stage: Stage, scene: Scene, victim: Victim, dice: random.Random) -> float:

@@ -111,6 +111,7 @@ class Scene:
     folder: Path
     survives_handshake: bool = True
     """Whether the other side gets over an end of the process while both set up their connection."""
+    _counted: dict[str, int] = attrs.field(factory=dict, init=False)
 
     @property
     def connections(self) -> int:
@@ -145,10 +146,12 @@ class Scene:
         return sum(1 for _ in Path(f"/proc/{self.victims[name].process.process.pid}/fd").iterdir())
 
     def count(self, stage: Stage) -> None:
-        """Add the figures of the loads to the counters."""
+        """Add the growth of the loads' counters since the last call."""
         for name, load in self.loads.items():
             for counter, number in load.counters().items():
-                stage.add(f"{name} {counter}", number)
+                key = f"{name} {counter}"
+                stage.add(key, number - self._counted.get(key, 0))
+                self._counted[key] = number
 
     def check_nothing_left(self) -> None:
         """Look for what ended processes left: namespaces, sockets, files. Raises AssertionError."""

@@ -52,8 +52,8 @@ def serve(stage: Stage) -> None:
             stage.add("long stops", is_long)
             for key, other in scene.victims.items():
                 stage.raise_to(f"{key} KiB", _resident(other))
+            scene.count(stage)
         scene.wait_fds(fds)
-        scene.count(stage)
 
 
 def _ask_witness(stage: Stage, victim: Victim) -> None:
