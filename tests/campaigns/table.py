@@ -96,9 +96,9 @@ _LINES = (
     Campaign(
         "wire-errors",
         "wire:errors",
-        "2 MiB in all over HTTP, of a disk, a SCSI host and an rpmsg channel at once, on a link of packets with faults "
+        "8 MiB in all over HTTP, of a disk, a SCSI host and an rpmsg channel at once, on a link of packets with faults "
         "of six kinds, each at a rate of 10^-4 to 10^-2 per packet",
-        goal=500,
+        goal=128,
         short=1,
     ),
     Campaign(

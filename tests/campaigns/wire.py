@@ -34,9 +34,9 @@ from vnet.topology import parse
 __all__ = ["errors", "retrains"]
 
 FRONT, BACK = "198.18.0.1", "198.18.0.2"
-HTTP, BLK, SCSI, RPMSG = 1 << 18, 1 << 19, 1 << 18, 1 << 15
+HTTP, BLK, SCSI, RPMSG = 1 << 20, 2 << 20, 1 << 20, 1 << 14
 """Bytes of a round in each direction."""
-PIECE = 1 << 17
+PIECE = 1 << 19
 """Bytes of a request to a disk."""
 SECTOR = 512
 RATES = -4.0, -2.0
@@ -52,7 +52,7 @@ TOPOLOGY = """
 [links.pcie0]
 root = "rc"
 endpoint = "ep"
-max_payload = 1024
+max_payload = 4096
 max_read_request = 4096
 wire = {{}}
 [devices.net0]

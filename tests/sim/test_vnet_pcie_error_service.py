@@ -46,3 +46,13 @@ async def test_many_errors_at_once_are_handled_together_and_not_one_look_each() 
         await settled()
         assert 1 <= len(bench.handled) <= 3
         assert bench.handled[0].errors == ("bad TLP",)
+
+
+async def test_a_look_at_the_registers_of_a_function_takes_few_packets() -> None:
+    async with open_errors() as bench:
+        before = dict(bench.port(DOWN).tlps)
+        PROVOCATIONS[DataLinkError.BAD_TLP](bench, UP)
+        await settled()
+        assert len(bench.handled) == 1
+        after = bench.port(DOWN).tlps
+        assert (after["CfgRd"] - before["CfgRd"], after["CfgWr"] - before["CfgWr"]) == (2, 2)

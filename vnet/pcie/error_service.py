@@ -124,6 +124,8 @@ class ErrorService:
         self._functions = functions
         self._handled: Counter[str] = Counter()
         self._resets = 0
+        self._known: dict[PciFunctionHandle, _Agent] = {}
+        """Functions with error reporting, so that a look at their registers does not search for these."""
         self._busy = False
         """A look at the registers is planned, or was less than `HOLD` ago."""
         self.root = root = RootErrors(self._wire, bus, aperture, self._interrupt)
@@ -136,8 +138,10 @@ class ErrorService:
 
     def enable(self, handle: PciFunctionHandle) -> None:
         """Have a function that was just configured report its errors. Those from before a reset are handled first."""
+        self._known.pop(handle, None)
         agent = self._agent(handle)
         if agent is not None:
+            self._known[handle] = agent
             self._uncorrectable(agent)
             self._enable(agent)
 
@@ -192,7 +196,8 @@ class ErrorService:
         """
         agents = [self._port]
         if several or source != self.root.identity:
-            agents += [agent for each in self._functions() if each.online and (agent := self._agent(each)) is not None]
+            self._known = {handle: agent for handle, agent in self._known.items() if handle in self._functions()}
+            agents += [agent for handle, agent in self._known.items() if handle.online]
         return agents
 
     def _correctable(self, agent: _Agent) -> None:
