@@ -55,11 +55,22 @@ def flaps(stage: Stage) -> None:
             begun = time.monotonic()
             control.ask("set_link", {"name": "pcie0", "up": True})
             scene.mark(begun)
+            _count_timers(stage, scene)
             for name, load in scene.loads.items():
                 stage.time(f"{name} back", load.wait_back())
             assert scene.connections == 1, "the disk's client was disconnected"
             scene.count(stage)
         scene.wait_fds(fds)
+
+
+def _count_timers(stage: Stage, scene: Scene) -> None:
+    """Count how often TCP is back later than the disk, and whether it waited for its retransmission timer then."""
+    disk, tcp = scene.loads["disk"], scene.loads["tcp"]
+    assert isinstance(tcp, TcpLoad)
+    disk.wait_back()
+    if not tcp.is_back:
+        stage.add("tcp later than the disk")
+        stage.add("tcp waits for its timer", tcp.is_repeating)
 
 
 @contextmanager

@@ -29,18 +29,21 @@ def read(path: Path) -> dict[str, Mapping[str, Any]]:
 
 
 class Kept:
-    """A result file, which need not exist yet. Raises KeptError."""
+    """A result file, which need not exist yet. Raises KeptError.
+
+    It is read again each time, so that another program may keep other campaigns in it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._records = dict(read(path)) if path.exists() else {}
+        self._records()
 
     def find(self, campaign: str, seed: int) -> Results:
         """Return the rounds of a campaign that have run with this seed; none yet: a new record. Raises KeptError.
 
         Rounds of another seed or commit are never mixed with new ones.
         """
-        if (former := self._records.get(campaign)) is None:
+        if (former := self._records().get(campaign)) is None:
             return Results(campaign, seed)
         results = cattrs.structure(former["results"][0], Results)
         if (results.seed, former["commit"]) != (seed, COMMIT):
@@ -51,8 +54,12 @@ class Kept:
     def write(self, results: Results, count: int) -> None:
         """Write the record of a campaign, of which ``count`` rounds are wanted, and keep the others."""
         arguments = [results.campaign, "--count", str(count), "--seed", str(results.seed)]
-        self._records[results.campaign] = record("tests.campaigns", arguments, [attrs.asdict(results)])
-        lines = ",\n".join(json.dumps(self._records[name]) for name in sorted(self._records))
+        records = self._records()
+        records[results.campaign] = record("tests.campaigns", arguments, [attrs.asdict(results)])
+        lines = ",\n".join(json.dumps(records[name]) for name in sorted(records))
         new = self._path.with_name(f"{self._path.name}.new")  # a run that is killed leaves the old file
         new.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
         new.replace(self._path)
+
+    def _records(self) -> dict[str, Mapping[str, Any]]:
+        return read(self._path) if self._path.exists() else {}

@@ -50,6 +50,11 @@ class Load(AbstractContextManager["Load"]):
             self._since, self._back = time.monotonic(), None
             self._begun = self._since if begun is None else begun
 
+    @property
+    def is_back(self) -> bool:
+        """Whether a request that was sent after `mark` has been answered."""
+        return self._back is not None
+
     def wait_back(self) -> float:
         """Wait until a request that was sent after `mark` is answered; return the seconds from ``begun`` to then.
 

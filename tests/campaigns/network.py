@@ -27,6 +27,8 @@ KEPT = 4096
 PAYLOAD_MAX = 1400
 CHUNK = 8192
 """Bytes that a connection carries back and forth at a time: less than its buffers hold."""
+RETRANSMITS = 2
+"""Offset of ``tcpi_retransmits`` in TCP_INFO."""
 BODY = 20_000
 """Bytes of an answer over HTTP."""
 
@@ -105,9 +107,16 @@ class TcpLoad(_Pair):
     def __init__(self, netns: str, there: str, address: str, dice: random.Random) -> None:
         super().__init__(netns, there, address)
         self._dice = random.Random(dice.random())
+        self._ends: list[socket.socket] = []
+
+    @property
+    def is_repeating(self) -> bool:
+        """Whether a side's last segment was lost and repeated: it now waits for its timer, which doubles."""
+        return any(end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 3)[RETRANSMITS] for end in self._ends)
 
     def run_inside(self) -> None:
         with socket.create_connection(self.address, PATIENCE) as client, closing(self.listening.accept()[0]) as server:
+            self._ends += client, server
             while not self.ending.wait(PAUSE):
                 data = self._dice.randbytes(self._dice.randint(1, CHUNK))
                 sent = time.monotonic()
