@@ -70,6 +70,20 @@ def test_a_terminal_has_the_bar_until_the_work_ends(
     assert capsys.readouterr().out == "a line\n"
 
 
+def test_a_step_without_a_line_moves_the_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = on_terminal(monkeypatch)
+    with progress_bar("run", 2) as bar:
+        bar.advance("0 failed")
+        line = terminal.take()
+        assert "] 1/2, " in line
+        assert line.endswith("0 failed")
+        bar.advance("1 failed")
+        assert terminal.take().endswith("] 2/2  1 failed")
+    assert capsys.readouterr().out == ""
+
+
 def test_the_bar_is_cut_to_the_width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch)
     with progress_bar("demo", 2) as bar:

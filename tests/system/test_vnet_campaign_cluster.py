@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import socket
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,11 +25,14 @@ NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1"}
 
 
 @pytest.fixture(autouse=True)
-def with_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+def with_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if importlib.util.find_spec("ray") is None:
         unavailable("needs the extra ray")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:  # short: it has sockets
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        yield
 
 
 def test_an_address_without_a_cluster_is_an_error() -> None:
