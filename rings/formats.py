@@ -96,11 +96,18 @@ class RingFormat:
         meter: Meter | None,
         table_max: int = 0,
     ) -> Vringh:
-        """Return a device's side with the negotiated features. Raises BadRing or MemoryFault for an invalid ring."""
+        """Return a device's side with the negotiated features. Raises BadRing or MemoryFault for an invalid ring.
+
+        A memory that has to follow what the device does with its buffers has a method ``observe``, which returns the
+        side with an observer of its own.
+        """
         indirect = bool(features >> RingFeature.INDIRECT_DESC & 1)
         event_idx = bool(features >> RingFeature.EVENT_IDX & 1)
         base = self.start if base is None else base
         ring = self.device(memory, num, addrs, event_idx=event_idx, indirect=indirect, base=base, table_max=table_max)
+        observe: Callable[[Vringh], Vringh] | None = getattr(memory, "observe", None)
+        if observe is not None:
+            ring = observe(ring)
         if meter is None:
             return ring
         return ObservedVringh(ring, MeterObserver(meter, self.costs, indirect=indirect))

@@ -20,6 +20,7 @@ from rings.formats import ON_REQUEST
 from vnet.errors import FieldError, Keys
 from vnet.link.faults import CHANCE, MILLISECONDS, flap_length
 from vnet.link.tlp import GENERATIONS, LANES, SIZES, TIMING_KEYS
+from vnet.process_ends import IN_FILES, SOCKETS_RULE, ProcessEnd, StreamSpec, fit_sockets
 from vnet.transports import TRANSPORTS
 
 __all__ = [
@@ -37,13 +38,10 @@ __all__ = [
     "NtbSpec",
     "PATH_RULE",
     "PeerSpec",
-    "RemoteEnd",
-    "SOCKETS_RULE",
     "WINDOW",
     "WINDOW_MAX",
     "file_key",
     "fits_socket",
-    "function_socket",
     "is_path",
     "must",
 ]
@@ -171,37 +169,6 @@ class WireSpec:
             yield FieldError(("ecrc",), self.ecrc, "must be false without aer, which turns digests on")
 
 
-def function_socket(path: str, function: int) -> str:
-    """Return the path of a function's vfio-user socket: each function behind the first has a number at its end."""
-    return f"{path}.{function}" if function else path
-
-
-def _fit_sockets(path: str) -> bool:
-    return fits_socket(function_socket(path, MAX_FUNCTIONS - 1))
-
-
-SOCKETS_RULE = f"{PATH_RULE}, with room for the number of a function behind it"
-"""Reason given for a bad path of a link's sockets, after "must be"."""
-
-
-@attrs.frozen
-class RemoteEnd:
-    """The end of a link in another process, by vfio-user. Each function of the link has a socket."""
-
-    vfio_user: str = attrs.field(validator=must(_fit_sockets, SOCKETS_RULE))
-    """Unix socket of function 0; that of function N is called PATH.N. At ``root`` this system listens there for a
-    client, such as QEMU; at ``endpoint`` a server listens there."""
-    peer_uid: int | None = attrs.field(
-        default=None, validator=must(lambda v: 0 <= v < ANY_UID, f"a user id between 0 and {ANY_UID - 1}")
-    )
-    """At ``endpoint``, user id, besides our own and root, whose process may be the server: all of the host's memory is
-    shared with it. Default: no other user."""
-
-    def __str__(self) -> str:
-        """Return the name of the end beside those of hosts."""
-        return f"vfio-user {self.vfio_user}"
-
-
 @attrs.frozen
 class LinkSpec:
     """A PCI Express link from the root complex of one host to an endpoint controller of another host.
@@ -210,9 +177,9 @@ class LinkSpec:
     ``max_payload``, ``max_read_request``, ``completion_boundary`` and ``read_latency_ns`` is given.
     """
 
-    root: str | RemoteEnd
+    root: str | ProcessEnd = attrs.field(metadata=IN_FILES)
     """Name of the host with the root complex, or the socket of a client in another process."""
-    endpoint: str | RemoteEnd
+    endpoint: str | ProcessEnd = attrs.field(metadata=IN_FILES)
     """Name of the host with the endpoint controller, or the socket of a server in another process."""
     generation: int | None = attrs.field(default=None, validator=must(GENERATIONS.__contains__, _one_of(GENERATIONS)))
     """PCI Express generation, which sets the rate of a lane. Default on a timed link: 3."""
@@ -233,9 +200,12 @@ class LinkSpec:
     trace: str | None = attrs.field(default=None, validator=must(is_path, FILE_RULE))
     """File for a text trace, a line for each packet; an older file is overwritten. Default: no trace."""
 
-    vfio_user: str | None = attrs.field(default=None, validator=must(_fit_sockets, SOCKETS_RULE))
+    vfio_user: str | None = attrs.field(default=None, validator=must(fit_sockets, SOCKETS_RULE))
     """Unix socket that joins the two hosts if each runs in its own process (`vnet up --only HOST`); that of function N
     is called PATH.N. Default: both hosts run in one process."""
+    stream: StreamSpec | None = None
+    """Stream that joins the two hosts if each runs in its own process, on one machine or on two
+    (`vnet up --only HOST --connect` or `--listen`). Default: none."""
     wire: WireSpec | None = None
     """Requests and DMA travel as packets of bytes, and lost packets are repeated. Default: no wire."""
     lossy: bool = attrs.field(default=False, metadata={"key": False})
@@ -249,7 +219,7 @@ class LinkSpec:
     @property
     def remote(self) -> bool:
         """Whether one of its ends is another process."""
-        return isinstance(self.root, RemoteEnd) or isinstance(self.endpoint, RemoteEnd)
+        return isinstance(self.root, ProcessEnd) or isinstance(self.endpoint, ProcessEnd)
 
     @property
     def timed(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vnet.errors import ConfigError
-from vnet.spec import RemoteEnd
+from vnet.process_ends import RemoteEnd
 from vnet.topology import DEFAULT, parse, part_of
 
 TWO = """
@@ -86,7 +86,10 @@ def test_an_unknown_host_is_one_line_with_those_that_there_are() -> None:
 def test_a_link_without_a_socket_leads_to_no_other_process() -> None:
     with pytest.raises(ConfigError) as caught:
         part_of(parse(DEFAULT), "ep", "t.toml")
-    assert str(caught.value) == "t.toml: links.pcie0.vfio_user: must be given: each host is a process of its own"
+    assert (
+        str(caught.value)
+        == "t.toml: links.pcie0.vfio_user: must be given, or stream: each host is a process of its own"
+    )
 
 
 @pytest.mark.parametrize("host", ["h1", "soc", "h2"])

@@ -6,7 +6,7 @@ import pytest
 
 from vnet.errors import ConfigError
 from vnet.graph.build import of_topology
-from vnet.spec import SOCKETS_RULE, RemoteEnd
+from vnet.process_ends import SOCKETS_RULE, RemoteEnd
 from vnet.topology import parse
 
 FILE = """

@@ -26,7 +26,8 @@ from vnet.link.wire.impairments import FAULTS, WireFault, WireRule
 from vnet.link.wire.link import RETRY, WireLink
 from vnet.linux.memory import HostMemory
 from vnet.pcie.rc import RootComplex
-from vnet.spec import HostSpec, LinkSpec, RemoteEnd, WireSpec
+from vnet.process_ends import RemoteEnd
+from vnet.spec import HostSpec, LinkSpec, WireSpec
 from vnet.system.snapshot import take_snapshot
 from vnet.testing import FRAME, NetPair, Options, open_pair
 from vnet.testing.blk import BlkOptions, open_blk_pair

@@ -14,12 +14,12 @@ from trio.testing import MockClock
 from support.rigs.two_processes import clock
 from support.rigs.vfio_user_server import COMMANDS, HANG_UP, SILENCE, open_scene
 from vnet.link.base import all_ones
+from vnet.linux.patience import EACH
 from vnet.pcie.config_space import COMMAND, PciCommand
 from vnet.vfio_user.accesses import DmaAccess, DmaData
 from vnet.vfio_user.client import channel
 from vnet.vfio_user.constants import DATA_MAX, FDS_MAX, MESSAGE_MAX, Command, HeaderFlag
 from vnet.vfio_user.messages import HEADER_SIZE, emit
-from vnet.vfio_user.patience import EACH
 from vnet.vfio_user.payloads import Payload
 
 __all__ = ["clock"]  # a fixture

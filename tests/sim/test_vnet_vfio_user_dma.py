@@ -18,8 +18,8 @@ from rings.status import Status
 from support.rigs.two_processes import clock
 from support.rigs.vfio_user import MIB, Bench, C, Client, open_bench, plug
 from support.rigs.vfio_user_dma import PrivateClient, with_private_client
+from vnet.linux import patience
 from vnet.linux.ipc import socket_pair
-from vnet.vfio_user import patience
 from vnet.vfio_user.accesses import DmaAccess, DmaData, RegionWrite
 from vnet.vfio_user.constants import MESSAGE_MAX, HeaderFlag, Region
 from vnet.vfio_user.messages import Message, emit, error, reply

@@ -139,5 +139,5 @@ def test_a_host_that_can_not_run_alone_is_one_line(tmp_path: Path) -> None:
     assert done.stderr == f"vnet: {file}: --only = 'middle': must be one of rc, ep\n"
     done = vnet("up", "--only", "rc")
     assert done.stderr == (
-        "vnet: built-in topology: links.pcie0.vfio_user: must be given: each host is a process of its own\n"
+        "vnet: built-in topology: links.pcie0.vfio_user: must be given, or stream: each host is a process of its own\n"
     )

@@ -210,7 +210,8 @@ def _remote(remote: RemoteView) -> str:
     count = "1 connection" if remote.connections == 1 else f"{remote.connections} connections"
     state = "connected" if remote.connected else f"not connected{f' ({remote.trouble})' if remote.trouble else ''}"
     blocked = f", accesses took {remote.blocked:.3f} s" if remote.blocked else ""
-    return f"other process at {remote.socket}: {state}, {count} so far{blocked}"
+    errors = f", errors: {counts(remote.errors)}" if remote.errors else ""
+    return f"other process at {remote.socket}: {state}, {count} so far{blocked}{errors}"
 
 
 def _ntb(name: str, ntb: NtbView) -> Iterator[str]:

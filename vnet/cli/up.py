@@ -18,18 +18,20 @@ from vnet.cli.logs import log_options
 from vnet.cli.rootless import enter_rootless, rootless_option
 from vnet.cli.sandbox import Confining, confining, sandbox_option
 from vnet.cli.signals import run_until_ended
+from vnet.cli.stream_place import GivenPlace, StreamPlace
 from vnet.cli.topology_file import BUILT_IN, FILE, open_topology
 from vnet.cli.view import view_command
 from vnet.errors import settings_of
 from vnet.linux.netns import NETNS_DIR
 from vnet.linux.privileges import rootless
 from vnet.names import system_option
+from vnet.process_ends import StreamProcess
 from vnet.qmp.server import ControlServer
 from vnet.system.claim import claim
 from vnet.system.sandbox import Sandbox
 from vnet.system.state import socket_path
 from vnet.system.world import World, open_world
-from vnet.topology import DEFAULT, Topology, parse, part_of
+from vnet.topology import DEFAULT, Topology, parse, part_of, places_of
 
 __all__ = ["command"]
 
@@ -42,6 +44,22 @@ GRACE = 3.0
 @click.option(
     "--only", metavar="HOST", help="Run this host alone; its links lead to other processes, which run the other hosts."
 )
+@click.option(
+    "--connect",
+    "connects",
+    metavar="[LINK=]HOST:PORT",
+    multiple=True,
+    type=StreamPlace(listens=False),
+    help="Where the other process of a link with the key stream listens: host and port, or a unix socket's path.",
+)
+@click.option(
+    "--listen",
+    "listens",
+    metavar="[LINK=]HOST:PORT",
+    multiple=True,
+    type=StreamPlace(listens=True),
+    help="Where to wait for that process instead. Connections that leave the machine are encrypted.",
+)
 @name_option
 @click.option("--exec", "run", metavar="CMD", help="Run CMD in a shell on the driver's host, then end with its status.")
 @rootless_option
@@ -52,6 +70,8 @@ def command(
     context: click.Context,
     topology: Path | None,
     only: str | None,
+    connects: tuple[GivenPlace, ...],
+    listens: tuple[GivenPlace, ...],
     name: str,
     run: str | None,
     in_namespace: bool,
@@ -67,18 +87,33 @@ def command(
     With --rootless, namespaces and interfaces are in a user namespace: an ordinary user needs no further right, and
     `vnet exec` enters them. `vnet show`, `vnet down` and the like work as with any other system.
 
-    With --only, the links of HOST need the key vfio_user, and the name of the system is HOST unless --name is given.
+    With --only, the name of the system is HOST unless --name is given. The links of HOST need the key vfio_user, for
+    processes on this machine, or stream, for any two machines: then one side listens and the other one connects, whose
+    place is --listen or --connect. LINK= names the link if there are several.
     """
     file, parsed = open_topology(topology) if topology else (BUILT_IN, parse(DEFAULT, BUILT_IN))
     if only is not None:
-        parsed = part_of(parsed, only, file)
+        parsed = part_of(parsed, only, file, places_of(parsed, only, [*connects, *listens], file))
         if context.get_parameter_source("name") is ParameterSource.DEFAULT:
             name = only
+    elif connects or listens:
+        places_of(parsed, None, [*connects, *listens], file)
+    _check_streams(parsed, sandbox)
     if in_namespace:
         enter_rootless()
     with confining(sandbox, name, namespaces=any(parsed.namespaces(name))) as confined:
         status = run_until_ended(partial(_up, parsed, file, name, run, confined))
     context.exit(status)
+
+
+def _check_streams(topology: Topology, sandbox: Sandbox) -> None:
+    """Raise UsageError if a sandbox forbids the stream of a link."""
+    for link in topology.links.values():
+        for end in (link.root, link.endpoint):
+            if isinstance(end, StreamProcess) and end.address.port is not None and sandbox is not Sandbox.OFF:
+                raise click.UsageError(
+                    f"--sandbox {sandbox.value} forbids TCP to {end.address}: use a unix socket, or off"
+                )
 
 
 async def _up(

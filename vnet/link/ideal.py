@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 import attrs
 
@@ -10,6 +11,7 @@ from drivers.contracts.hw import LinkEvents
 from rings.errors import MemoryFault
 from rings.memory import Addr, MappedMemory, RemoteBytes
 from rings.observers.meter import Meter
+from rings.queue import Vringh
 from vnet.errors import LinkDown
 from vnet.link.base import (
     Direction,
@@ -57,8 +59,21 @@ class _Tally:
         return LinkTraffic(self.reads, self.writes, self.dropped, self.unsupported)
 
 
+@runtime_checkable
+class Follower(Protocol):
+    """Remote bytes that follow the use of rings in them."""
+
+    def fence(self) -> None:
+        """Execute a full memory barrier."""
+
+    def observe(self, ring: Vringh) -> Vringh:
+        """Return a device's side whose use they follow."""
+
+
 class _LinkWindow(MappedMemory):
     """A window of direct views of the other end's memory."""
+
+    observe: Callable[[Vringh], Vringh] | None = None
 
     def __init__(
         self, direction: Direction, start: int, size: int, function: int, forget: Callable[[_LinkWindow], object]
@@ -80,6 +95,8 @@ class _LinkWindow(MappedMemory):
         """Add memory of the other end; read-only memory stays read-only."""
         for base, content in regions:
             self.add(base, content, writable=not content.readonly)
+            if not isinstance(content, memoryview) and isinstance(content, Follower):
+                self.fence, self.observe = content.fence, content.observe
 
     def replace(self, start: int, end: int, regions: Iterable[Region]) -> None:
         """Replace the regions that begin in the range, and keep the pins of memory that is still in its place."""

@@ -10,7 +10,7 @@ import trio
 
 from rings.errors import MemoryFault
 
-__all__ = ["Copies", "RemoteAccess", "RemoteRange"]
+__all__ = ["COPIES_MAX", "COPY_MAX", "Copies", "RemoteAccess", "RemoteRange", "Words"]
 
 COPY_MAX = 4 << 20
 """Most bytes of one copy: drivers describe buffers of any size."""
@@ -108,7 +108,7 @@ class Copies:
             self.flush()
 
 
-class _Words:
+class Words:
     """A stand-in for a pinned view of ring words."""
 
     def __init__(self, access: RemoteAccess, copies: Copies, address: int, size: int, form: str) -> None:
@@ -179,8 +179,8 @@ class RemoteRange:
         return self._copies.make(self._access, self._address + start, size, writable)
 
     def pin(self, start: int, size: int, form: str) -> memoryview:
-        return cast("memoryview", _Words(self._access, self._copies, self._address + start, size, form))
+        return cast("memoryview", Words(self._access, self._copies, self._address + start, size, form))
 
     def offset_of(self, pin: memoryview) -> int | None:
         words: object = pin
-        return words.address - self._address if isinstance(words, _Words) and words.access is self._access else None
+        return words.address - self._address if isinstance(words, Words) and words.access is self._access else None

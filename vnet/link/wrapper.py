@@ -112,6 +112,7 @@ class WindowWrapper:
         self.pin = inner.pin
         self.unpin = inner.unpin
         self.fence = inner.fence
+        self.observe = getattr(inner, "observe", None)
 
     def accessed(self, addr: int, size: int, write: bool, views: Sequence[memoryview]) -> None:
         """Do what the wrapper adds to an access. Raises MemoryFault to refuse it, with the ``views`` released."""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from rings.errors import MemoryFault
 from rings.memory import ADDRESS_END, Addr, PciAddr, PhysAddr, no_region
+from rings.queue import Vringh
 from vnet.link.base import Direction, Fault, Link, Window
 from vnet.linux.memory import full_fence
 
@@ -176,6 +177,7 @@ class FunctionWindow:
         self._memory: Viewer
         self._start: int
         self._end: int
+        self.fence: Callable[[], None] = full_fence
         self._drop_current()
 
     def view(self, addr: Addr, size: int, writable: bool = False, /) -> memoryview:
@@ -190,6 +192,11 @@ class FunctionWindow:
         """Return the region that was accessed last, see `rings.memory.MappedMemory.region`."""
         region: Callable[[], tuple[int, memoryview, bool]] = getattr(self._memory, "region", no_region)
         return region()
+
+    def observe(self, ring: Vringh) -> Vringh:
+        """Return a device's side as the memory accessed last needs it, see `rings.formats.RingFormat.vringh`."""
+        observe: Callable[[Vringh], Vringh] | None = getattr(self._memory, "observe", None)
+        return ring if observe is None else observe(ring)
 
     def segments(self, addr: Addr, size: int, writable: bool = False, /) -> list[memoryview]:
         if self._start <= addr and addr + size <= self._end and self._current is not None:
@@ -214,9 +221,6 @@ class FunctionWindow:
         else:
             window.memory.unpin(view)
 
-    def fence(self) -> None:
-        full_fence()
-
     def end(self, fault: Fault) -> None:
         """Make every later access raise ``fault``."""
         self._fault = fault
@@ -237,6 +241,7 @@ class FunctionWindow:
             raise MemoryFault(addr, size, write=write, reason=str(error)) from None
         self._current = window
         self._memory = window.memory
+        self.fence = window.memory.fence
         self._start, self._end = window.addr, window.addr + window.size
         return window
 

@@ -13,7 +13,7 @@ from drivers.errors import DriverError
 from vnet.ends.base import SideName
 from vnet.errors import ConfigError, ControlError, FieldError, PrivilegeError
 from vnet.names import named
-from vnet.spec import RemoteEnd
+from vnet.process_ends import ProcessEnd
 from vnet.system.device import Device
 from vnet.system.parts import Parts
 from vnet.system.tables import System
@@ -261,7 +261,7 @@ class Changes:
         """See `vnet.system.world.World.start` and `stop`."""
         async with self._lock:
             link = named("link", self._system.links, name, ControlError)
-            if isinstance(self._system.topology.links[name].endpoint, RemoteEnd):
+            if isinstance(self._system.topology.links[name].endpoint, ProcessEnd):
                 raise ControlError(f"{name}: its endpoint is in another process")
             link.set_present(present)
             await trio.lowlevel.checkpoint()

@@ -24,12 +24,14 @@ from vnet.linux.background import Held, Shelter, Task, gather, start, start_soon
 from vnet.linux.netns import open_netns
 from vnet.pcie.error_service import Reporting
 from vnet.pcie.ntb import NtbFunction
-from vnet.spec import MIB, DeviceSpec, LinkSpec, NtbSpec, PeerSpec, RemoteEnd
+from vnet.process_ends import RemoteEnd, StreamProcess
+from vnet.spec import MIB, DeviceSpec, LinkSpec, NtbSpec, PeerSpec
 from vnet.system.bring_up import register_device_types, register_drivers, wait_offered
 from vnet.system.device import Device
 from vnet.system.losses import LossWatch
 from vnet.system.remote import RemoteRoot, RemoteServers
 from vnet.system.sites import DeviceSite
+from vnet.system.streams import StreamRemote
 from vnet.system.tables import System
 from vnet.system.trace_file import open_trace
 from vnet.topology import Topology
@@ -258,25 +260,32 @@ class Parts:
             undo.callback(trace.close)
         sink = world.traces[name].write if name in world.traces else None
         undo.callback(world.remove_link, name)
-        if isinstance(spec.root, RemoteEnd):
+        if isinstance(spec.root, StreamProcess):
+            remote = world.remotes[name] = StreamRemote(name, spec.root, world.events, self._report)
+            link = world.add_link(name, remote.rc(world.hosts[spec.ends[1]], name), sink)
+            world.buses[name] = remote.attach_root(link)
+        elif isinstance(spec.root, RemoteEnd):
             world.poller.moderate()
             root = world.remotes[name] = RemoteRoot(world.ipc, name, spec.root, world.topology, self._report)
             link = world.add_link(name, root.rc, sink)
             world.buses[name] = root.attach(link)
         else:
-            rc = world.hosts[spec.root].rc
+            rc = world.hosts[str(spec.root)].rc
             link = world.add_link(name, rc, sink)
             wire = world.error_wire(name)
             ecrc = spec.wire is not None and spec.wire.ecrc
             reporting = None if wire is None else Reporting(wire, ecrc, world.events)
             world.buses[name] = rc.attach(link, reporting)
-        if isinstance(spec.endpoint, RemoteEnd):
+        if isinstance(spec.endpoint, StreamProcess):
+            remote = world.remotes[name] = StreamRemote(name, spec.endpoint, world.events, self._report)
+            remote.attach_endpoint(link, world.hosts[spec.ends[0]])
+        elif isinstance(spec.endpoint, RemoteEnd):
             host = world.hosts[spec.ends[0]]
             world.remotes[name] = RemoteServers(
                 world.ipc, name, spec.endpoint, world.topology, host, link, self._report
             )
         else:
-            host = world.hosts[spec.endpoint]
+            host = world.hosts[str(spec.endpoint)]
             host.add_controller(name, link, world.error_wire(name))
             undo.callback(host.remove_controller, name)
 
@@ -372,7 +381,7 @@ class Parts:
             self._undo[self._key(device)].push_async_callback(device.carrier.hide)
             device.carrier.show()
         for name, spec in new.links.items():
-            if present and not isinstance(spec.endpoint, RemoteEnd):
+            if present and isinstance(spec.endpoint, str):
                 world.hosts[spec.endpoint].controllers[name].start()
         for name in new.links:
             if name in world.remotes:
@@ -395,14 +404,19 @@ async def _open_ends(context: OpenContext[Any]) -> AsyncIterator[tuple[End, End]
     spec = context.spec
     if spec.foreign:
         async with kind.open_alone("driver", context) as driver:
-            protocol = "vhost-user" if spec.socket is not None else "vfio-user"
+            protocol = "vhost-user" if spec.socket is not None else _protocol(context.hosts[1])
             yield driver, ForeignEnd(context.hosts[1], protocol)
     elif not spec.driven:
         async with kind.open_alone("device", context) as device:
-            yield ForeignEnd(context.hosts[0], "vfio-user"), device
+            yield ForeignEnd(context.hosts[0], _protocol(context.hosts[0])), device
     else:
         async with kind.open(context) as ends:
             yield ends
+
+
+def _protocol(end: str) -> str:
+    """Return the protocol of an end of a link in another process, with which its name begins."""
+    return end.partition(" ")[0]
 
 
 def _local_spec(given: PeerSpec, host: Host) -> PeerSpec:

@@ -16,7 +16,7 @@ from vnet.link.base import Link
 from vnet.linux.ipc import LocalIpc
 from vnet.linux.unix_socket import connect_or_explain
 from vnet.pcie.rc import RootComplex
-from vnet.spec import RemoteEnd, function_socket
+from vnet.process_ends import RemoteEnd, function_socket
 from vnet.system.device import Device
 from vnet.system.function_export import doorbells
 from vnet.system.limited import LimitedReport

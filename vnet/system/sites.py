@@ -20,7 +20,8 @@ from vnet.ends.base import End
 from vnet.host.host import Host
 from vnet.host.vhost_user import Junction, SocketEnd, dial
 from vnet.link.base import Link
-from vnet.spec import DeviceSpec, RemoteEnd, function_socket
+from vnet.process_ends import ProcessEnd
+from vnet.spec import DeviceSpec
 from vnet.system.carriers import Carrier, LinkCarrier, NtbCarrier, PlatformCarrier, SocketCarrier
 from vnet.system.device import Device
 from vnet.system.links import LinkRegisters
@@ -66,13 +67,13 @@ class DeviceSite:
         assert name is not None
         spec, link, rc = self.topology.links[name], self.links[name], self.registers[name].rc
         root = endpoint = None
-        if isinstance(spec.root, RemoteEnd):
-            location = function_socket(spec.root.vfio_user, function)
+        if isinstance(spec.root, ProcessEnd):
+            location = spec.root.location(function)
         else:
             root = self.hosts[spec.root]
             location = rc.function_name(self.buses[name], function)
         carrier = LinkCarrier(link, rc, function, location, None if root is None else root.pci)
-        if not isinstance(spec.endpoint, RemoteEnd):
+        if not isinstance(spec.endpoint, ProcessEnd):
             endpoint = self.hosts[spec.endpoint]
             controller = endpoint.controllers[name]
             carrier = attrs.evolve(carrier, controller=controller, back=make(controller, function))

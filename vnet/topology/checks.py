@@ -11,7 +11,8 @@ import attrs
 from vnet.errors import ConfigError, FieldError, Keys, dotted
 from vnet.link.tlp import TIMING_KEYS
 from vnet.names import NAME, NAME_RULE
-from vnet.spec import MEMORY, MEMORY_MAX, MIB, WINDOW_MAX, DeviceSpec, LinkSpec, NtbSpec, RemoteEnd, file_key
+from vnet.process_ends import ProcessEnd, RemoteEnd
+from vnet.spec import MEMORY, MEMORY_MAX, MIB, WINDOW_MAX, DeviceSpec, LinkSpec, NtbSpec, file_key
 from vnet.topology.support import unmediated
 from vnet.topology.topology import Topology, mebibytes
 from vnet.transports import CARRIERS, TRANSPORTS
@@ -103,13 +104,22 @@ def _remote_ends(link: LinkSpec) -> Iterator[FieldError]:
     if isinstance(root, RemoteEnd) and root.peer_uid is not None:
         why = "must be absent at root: the mode of our own socket decides who may connect"
         yield FieldError(("root", "peer_uid"), root.peer_uid, why)
-    if isinstance(root, RemoteEnd) and isinstance(endpoint, RemoteEnd):
+    if isinstance(root, ProcessEnd) and isinstance(endpoint, ProcessEnd):
         yield FieldError(("endpoint",), str(endpoint), "must be a host: the root is another process already")
     if link.vfio_user is not None and link.remote:
         yield FieldError(("vfio_user",), link.vfio_user, "must be absent: one end is another process already")
-    if link.wire is not None and (link.remote or link.vfio_user is not None):
+    if link.stream is not None:
+        if link.vfio_user is not None or link.remote:
+            yield FieldError(("stream",), None, "must be absent: vfio_user leads to another process already")
+        for key in TIMING_KEYS:
+            if getattr(link, key) is not None:
+                why = "must be absent: packets of a stream take the time that they take"
+                yield FieldError((key,), getattr(link, key), why)
+    if link.wire is not None and link.stream is not None:
+        yield FieldError(("wire",), None, "must be absent: a stream carries the packets")
+    elif link.wire is not None and (link.remote or link.vfio_user is not None):
         yield FieldError(("wire",), None, "must be absent: both ends of a wire are hosts of this process")
-    if isinstance(endpoint, RemoteEnd):
+    if isinstance(endpoint, ProcessEnd):
         for key in (*TIMING_KEYS, "faults"):
             if getattr(link, key) is not None:
                 why = "must be absent: memory accesses of an endpoint in another process do not travel this link"
@@ -177,14 +187,14 @@ def _other_side(device: DeviceSpec, topology: Topology) -> Iterator[FieldError]:
     link = topology.links.get(device.link or "")
     standard = type(device)(type=device.type)
     for side, end in () if link is None else (("driver", link.root), ("device", link.endpoint)):
-        if isinstance(end, RemoteEnd) and getattr(device, side, None) != getattr(standard, side, None):
+        if isinstance(end, ProcessEnd) and getattr(device, side, None) != getattr(standard, side, None):
             yield FieldError((side,), None, f"must be absent: the {side} belongs to another process")
 
 
 def _remote_roots(topology: Topology, ntb: NtbSpec) -> list[str]:
     """Return the links of an NTB whose root complex is another process."""
     links = (name for name in (ntb.primary, ntb.secondary) if name in topology.links)
-    return [name for name in links if isinstance(topology.links[name].root, RemoteEnd)]
+    return [name for name in links if isinstance(topology.links[name].root, ProcessEnd)]
 
 
 def _of_carrier(device: DeviceSpec, named: Names) -> Iterator[FieldError]:

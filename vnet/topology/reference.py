@@ -109,7 +109,9 @@ def keys_of(kind: type) -> tuple[Key, ...]:
         default = field.default
         if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
             default = default.factory()
-        keys.append(Key(field.name, hints[field.name], default, " ".join(filter(None, parts))))
+        keys.append(
+            Key(field.name, field.metadata.get("form", hints[field.name]), default, " ".join(filter(None, parts)))
+        )
     return tuple(keys)
 
 

@@ -17,7 +17,8 @@ from drivers.carriers.options import TransportOptions
 from drivers.carriers.transport import Transport
 from vnet.ends import DEVICE_TYPES
 from vnet.errors import FieldError, Keys
-from vnet.spec import DeviceSpec, HostSpec, LinkSpec, Must, NtbSpec, RemoteEnd
+from vnet.process_ends import ProcessEnd, RemoteEnd
+from vnet.spec import DeviceSpec, HostSpec, LinkSpec, Must, NtbSpec
 from vnet.transports import CARRIERS, TRANSPORTS
 
 __all__ = ["references", "structure"]
@@ -190,7 +191,7 @@ def _converter() -> Any:
     converter.register_structure_hook_func(_is_a(Mapping), make_mapping)
     converter.register_structure_hook_factory(attrs.has, record)
     converter.register_structure_hook_func(lambda kind: kind is DeviceSpec, make_device)
-    converter.register_structure_hook_func(lambda kind: kind == str | RemoteEnd, make_end)
+    converter.register_structure_hook_func(lambda kind: kind == str | ProcessEnd, make_end)
     return converter
 
 

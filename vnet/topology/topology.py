@@ -8,6 +8,7 @@ from pathlib import Path
 
 import attrs
 
+from vnet.process_ends import ProcessEnd, RemoteEnd, function_socket
 from vnet.spec import (
     MEMORY,
     MEMORY_MAX,
@@ -20,8 +21,6 @@ from vnet.spec import (
     Netns,
     NtbSpec,
     PeerSpec,
-    RemoteEnd,
-    function_socket,
 )
 
 __all__ = ["Topology", "mebibytes"]
@@ -102,9 +101,9 @@ class Topology:
 
     def _sided(self, device: DeviceSpec) -> DeviceSpec:
         link = self.links.get(device.link or "")
-        if link is not None and isinstance(link.root, RemoteEnd):
+        if link is not None and isinstance(link.root, ProcessEnd):
             return attrs.evolve(device, elsewhere="driver")
-        if link is not None and isinstance(link.endpoint, RemoteEnd):
+        if link is not None and isinstance(link.endpoint, ProcessEnd):
             return attrs.evolve(device, elsewhere="device", mode="direct")
         return device
 

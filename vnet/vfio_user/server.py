@@ -14,6 +14,7 @@ from drivers.contracts.ipc import FdSocket
 from rings.memory import ADDRESS_END
 from vnet.link.base import Direction, Link
 from vnet.linux.ipc import LocalIpc
+from vnet.linux.patience import Patience
 from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.pcie.interrupts import MSI_SIZE
 from vnet.pcie.rc import RootComplex
@@ -22,7 +23,6 @@ from vnet.vfio_user.function import ClientFunction
 from vnet.vfio_user.interrupts import ClientInterrupts
 from vnet.vfio_user.memory import ClientMemory
 from vnet.vfio_user.messages import Message, SessionState
-from vnet.vfio_user.patience import Patience
 from vnet.vfio_user.server_channel import ServerChannel
 from vnet.vfio_user.session import Doorbell, Session
 

@@ -14,6 +14,7 @@ from drivers.contracts.ipc import Handle, Unusable
 from drivers.errors import TransportLost
 from drivers.flow.pump import Signal
 from vnet.linux.ipc import InstantSocket, wait_any
+from vnet.linux.patience import Patience
 from vnet.linux.waits import wait_writable
 from vnet.vfio_user.constants import Command
 from vnet.vfio_user.messages import (
@@ -27,7 +28,6 @@ from vnet.vfio_user.messages import (
     parse_posted,
     parse_reply,
 )
-from vnet.vfio_user.patience import Patience
 from vnet.vfio_user.payloads import Payload, Refused
 
 __all__ = ["DEADLINE", "ServerChannel"]

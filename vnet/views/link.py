@@ -233,7 +233,7 @@ class RemoteView:
     """The other process at an end of a link."""
 
     socket: str
-    """Path of the vfio-user socket of function 0."""
+    """Path of the vfio-user socket of function 0; address of a stream."""
     connected: bool
     connections: int
     """Number of connections so far."""
@@ -241,6 +241,8 @@ class RemoteView:
     """Reason why it is not connected; empty if it is, or without a reason."""
     blocked: float
     """Seconds for which accesses to it have blocked this process."""
+    errors: Mapping[str, int] = attrs.field(factory=dict)
+    """Errors of its packets by name, on a stream."""
 
 
 @attrs.frozen

@@ -23,11 +23,13 @@ def clock() -> trio.testing.MockClock:
 
 
 @asynccontextmanager
-async def apart(topology: Topology, lines: list[str] | None = None) -> AsyncIterator[World]:
-    """Run a topology in another thread; yield its world, for looks alone."""
+async def apart(
+    topology: Topology, lines: list[str] | None = None, tokens: list[trio.lowlevel.TrioToken] | None = None
+) -> AsyncIterator[World]:
+    """Run a topology in another thread; yield its world, for looks alone. ``tokens`` takes the token of its loop."""
     worlds: list[World] = []
     end, ready = trio.Event(), threading.Event()
-    tokens: list[trio.lowlevel.TrioToken] = []
+    tokens = [] if tokens is None else tokens
     report = (lines if lines is not None else list[str]()).append
 
     async def run() -> None:

@@ -21,6 +21,7 @@ from vnet.link.base import all_ones
 from vnet.link.ideal import IdealLink
 from vnet.linux.ipc import InstantSocket, LocalIpc
 from vnet.linux.memory import HostMemory
+from vnet.linux.patience import Patience
 from vnet.linux.poller import Poller
 from vnet.linux.unix_socket import connect_or_explain
 from vnet.pcie.epc import EndpointController
@@ -32,7 +33,6 @@ from vnet.vfio_user.constants import Command
 from vnet.vfio_user.function import ClientFunction
 from vnet.vfio_user.interrupts import ClientInterrupts
 from vnet.vfio_user.messages import Assembler, Message
-from vnet.vfio_user.patience import Patience
 from vnet.vfio_user.server import VfioUserRoot
 from vnet.vfio_user.session import Doorbell, Session
 

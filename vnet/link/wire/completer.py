@@ -28,6 +28,7 @@ BUS = 1
 """Number of the bus behind the root port, in the identities of functions."""
 REGISTER_SIZES = frozenset({1, 2, 4, 8})
 Answers = list[Completion]
+Data = bytes | bytearray | memoryview
 E = TypeVar("E", bound=LinkEnd)
 
 
@@ -81,7 +82,7 @@ class Completer(Generic[E]):
 
     def read(self, packet: MemoryRead) -> Answers:
         """Return the completions of a read."""
-        data = self._read(packet.start, packet.size, function_of(packet.header.requester))
+        data = self.read_bytes(packet.start, packet.size, function_of(packet.header.requester))
         if data is None:
             return [failed(packet, self.identity, CompletionStatus.UNSUPPORTED_REQUEST)]
         return list(completions(packet, data, self.identity, self.max_payload, self.boundary))
@@ -91,7 +92,7 @@ class Completer(Generic[E]):
         function = function_of(packet.header.requester)
         accepted = True
         for start, data in _enabled(packet):
-            accepted &= self._write(start, data, function)
+            accepted &= self.write_bytes(start, data, function)
         return accepted
 
     def configure(self, packet: ConfigRead | ConfigWrite) -> Completion:
@@ -106,7 +107,8 @@ class Completer(Generic[E]):
         header = Header(packet.header.requester, packet.header.tag)
         return Completion(header=header, completer=self.identity, status=status, data=data or b"")
 
-    def _read(self, start: int, size: int, function: int) -> bytes | None:
+    def read_bytes(self, start: int, size: int, function: int) -> bytes | None:
+        """Return bytes of registers or memory; None for an unsupported request."""
         if not size:
             return b""
         if size in REGISTER_SIZES:
@@ -119,7 +121,8 @@ class Completer(Generic[E]):
         except MemoryFault:
             return None
 
-    def _write(self, start: int, data: bytes, function: int) -> bool:
+    def write_bytes(self, start: int, data: Data, function: int) -> bool:
+        """Write bytes of registers or memory; return False for an unsupported request."""
         size = len(data)
         if size in REGISTER_SIZES and self.end.mem_write(start, size, int.from_bytes(data, "little"), function):
             return True

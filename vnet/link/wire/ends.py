@@ -16,7 +16,7 @@ from vnet.link.transaction.fragments import Piece, pieces
 from vnet.link.wire.errors import Failure
 from vnet.link.wire.wire import Wire
 
-__all__ = ["WiredEndpoint", "WiredRoot"]
+__all__ = ["ERRORS", "WiredEndpoint", "WiredRoot", "doublewords"]
 
 ERRORS: dict[Failure, type[MemoryFault]] = {
     Failure.LINK_DOWN: LinkDown,
@@ -129,7 +129,7 @@ class WiredEndpoint(_Wired):
     def config_read(self, function: int, offset: int, size: int) -> int | None:
         self._copies.flush()
         read = b""
-        for piece in _doublewords(offset, size):
+        for piece in doublewords(offset, size):
             enabled, _ = piece.enables
             data = self._wire.config_read(function, piece.address, enabled)
             if isinstance(data, Failure):
@@ -143,7 +143,7 @@ class WiredEndpoint(_Wired):
         self._copies.flush()
         rest = (value & all_ones(size)).to_bytes(size, "little")
         failure: Failure | None = None
-        for piece in _doublewords(offset, size):
+        for piece in doublewords(offset, size):
             enabled, _ = piece.enables
             data, rest = piece.padded(rest[: piece.size]), rest[piece.size :]
             failure = failure or self._wire.config_write(function, piece.address, enabled, data)
@@ -151,6 +151,6 @@ class WiredEndpoint(_Wired):
         return failure is None
 
 
-def _doublewords(offset: int, size: int) -> Iterable[Piece]:
+def doublewords(offset: int, size: int) -> Iterable[Piece]:
     """Return the requests for a range in configuration space, of one doubleword each."""
     return pieces(offset, size, DOUBLEWORD)

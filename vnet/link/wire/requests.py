@@ -16,7 +16,7 @@ from vnet.link.transaction.packets import Completion, ConfigRead, ConfigWrite, H
 from vnet.link.transaction.reassembly import Reassembly
 from vnet.link.wire.errors import Failure
 
-__all__ = ["Requests", "Transfer"]
+__all__ = ["FAILURES", "Requests", "Transfer"]
 
 Request = MemoryRead | ConfigRead | ConfigWrite
 TAG_BITS = 8

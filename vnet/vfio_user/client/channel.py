@@ -13,11 +13,11 @@ from drivers.carriers.framing import ProtocolError
 from drivers.contracts.ipc import Handle, Unusable
 from drivers.errors import TransportLost
 from vnet.linux.ipc import InstantSocket
+from vnet.linux.patience import Patience
 from vnet.linux.waits import wait_readable, wait_writable
 from vnet.vfio_user.client.session import ClientSession, Reply
 from vnet.vfio_user.constants import Command
 from vnet.vfio_user.messages import Assembler, Message, error
-from vnet.vfio_user.patience import Patience
 from vnet.vfio_user.payloads import Payload, Refused
 
 __all__ = ["DEADLINE", "Channel"]

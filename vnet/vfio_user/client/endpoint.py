@@ -15,10 +15,10 @@ from drivers.errors import TransportLost
 from vnet.link.base import Direction, Link, Region
 from vnet.linux.ipc import LocalIpc
 from vnet.linux.memory import HostMemory
+from vnet.linux.patience import Patience
 from vnet.vfio_user.client.channel import Channel
 from vnet.vfio_user.client.function import RemoteFunction
 from vnet.vfio_user.client.layout import negotiate
-from vnet.vfio_user.patience import Patience
 from vnet.vfio_user.payloads import Refused
 from vnet.views.link import RemoteView
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vnet.vfio_user.patience import EACH, MOST, SHARE, Patience
+from vnet.linux.patience import EACH, MOST, SHARE, Patience
 
 
 class Clock:

@@ -23,8 +23,10 @@ class Patience:
     more than this.
     """
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic, *, free: float = 0.0) -> None:
+        """``free``: seconds of each wait that do not count, for accesses that are the rule and not the exception."""
         self._clock = clock
+        self._free = free
         self._left, self._at = MOST, clock()
         self.blocked = 0.0
         """Seconds blocked so far."""
@@ -49,6 +51,6 @@ class Patience:
         start = self._clock()
         done = ready(max(min(EACH - spent, self.left), 0.0))
         took = self._clock() - start
-        self._left -= took
+        self._left -= max(took - self._free, 0.0)
         self.blocked += took
         return took if done else None

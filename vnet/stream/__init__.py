@@ -1,0 +1,1 @@
+"""A link between processes: its packets are bytes of a stream."""
