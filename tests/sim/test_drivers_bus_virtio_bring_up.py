@@ -125,6 +125,20 @@ async def test_a_queue_is_enabled_last_and_read_only_fields_are_never_written() 
             assert at % access.size == 0
 
 
+@pytest.mark.virtio("RFB-DRV-4")
+async def test_the_device_gets_the_addresses_of_the_host_s_memory() -> None:
+    async with open_pair(SMALL) as pair, unharmed(pair), tapped(pair) as tap:
+        await bind(pair, tap)
+        rings = pair.rc.memory.base, pair.rc.memory.base + pair.rc.memory.size
+        for field in (Common.QUEUE_DESC, Common.QUEUE_DRIVER, Common.QUEUE_DEVICE):
+            common = tap.structures[CfgType.COMMON]
+            low = [a.value for a in tap.within(CfgType.COMMON) if a.write and a.offset == common.offset + field]
+            high = [a.value for a in tap.within(CfgType.COMMON) if a.write and a.offset == common.offset + field + 4]
+            assert len(low) == len(high) == 2
+            for address in (a | b << 32 for a, b in zip(low, high, strict=True)):
+                assert rings[0] <= address < rings[1]
+
+
 @pytest.mark.virtio("SPLIT-DRV-1", "SPLIT-DRV-20")
 async def test_rings_are_aligned_and_their_used_flags_start_at_zero() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), tapped(pair) as tap:

@@ -117,6 +117,16 @@ async def test_a_driver_chooses_the_cache_mode_while_it_runs_and_nothing_else() 
         assert pair.store.log[-1] == "pwritev"
 
 
+@pytest.mark.virtio("BLK-DRV-19")
+async def test_a_driver_that_turned_the_cache_off_still_asks_for_a_flush() -> None:
+    async with open_blk_pair() as pair:
+        await pair.virtio.ops.write_config(BlkConfigField.WRITEBACK.value[0], b"\0")
+        await pair.disk.write(0, bytes(512))
+        before = pair.store.log.count("flush")
+        await pair.disk.flush()
+        assert pair.store.log.count("flush") == before + 1
+
+
 @pytest.mark.virtio("BLK-DEV-22", "BLK-DEV-23")
 @pytest.mark.parametrize("unmaps", [True, False])
 async def test_zeroes_are_read_where_zeroes_were_written_whether_blocks_were_given_up_or_not(unmaps: bool) -> None:

@@ -18,6 +18,7 @@ from drivers.devices.net.filter import Reception
 from drivers.devices.net.layout import ANNOUNCE, LINK_UP, NetFeature
 from drivers.errors import CommandRefused, NeedsReset, TransportLost
 from drivers.flow.pump import AGAIN, QUEUE, Wait
+from drivers.questions.ask import QuestionFlow
 from rings.queue import complete, getdesc
 from support.rigs.net_control import FRAMES, OTHER, OWN, WITH, WITHOUT, frame
 from vnet.testing import (
@@ -49,6 +50,27 @@ async def let_in(pair: NetPair) -> set[str]:
         got.add(names[pair.driver_port.receive_nowait()[1]])
     assert sum(pair.plug.figures.pairs[0].sent.drops.values()) - before == len(FRAMES) - len(got)
     return got
+
+
+@pytest.mark.virtio("NET-DRV-74", "NET-DRV-94")
+async def test_no_command_is_sent_whose_feature_the_driver_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: set[int] = set()
+    ask = QuestionFlow.ask
+
+    async def spy(self: QuestionFlow, data: bytes, size: int, *, least: int | None = None) -> bytes:
+        sent.add(data[0])
+        return await ask(self, data, size, least=least)
+
+    monkeypatch.setattr(QuestionFlow, "ask", spy)
+    async with open_pair(attrs.evolve(WITH, pairs=2)) as pair:
+        for request in (
+            NetRequest(mac=OTHER, reception=Reception(promisc=True)),
+            NetRequest(pairs=1, offloads=NO_OFFLOADS, reception=Reception(unicast=frozenset({OTHER}))),
+        ):
+            await pair.settings.change(request)
+        with pytest.raises(CommandRefused):
+            await pair.settings.change(NetRequest(table=(0, 1)))
+    assert sent == {0, 1, 4, 5}, "receive modes, addresses, pairs and offloads"
 
 
 def control(pair: NetPair) -> tuple[int, int]:

@@ -48,7 +48,7 @@ def received(driver: HostileDriver[NetPair]) -> list[bytes]:
 
 
 @pytest.mark.every_transport
-@pytest.mark.virtio("NET-DEV-26", "NET-DEV-28", "NET-DEV-29")
+@pytest.mark.virtio("NET-DEV-26", "NET-DEV-28", "NET-DEV-29", "NET-DEV-42")
 @pytest.mark.parametrize("off", [0, mask({F.MRG_RXBUF}), TWO_QUEUES & ~mask({RingFeature.VERSION_1})])
 async def test_num_buffers_is_one_where_one_buffer_holds_the_frame(off: int) -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
@@ -208,7 +208,7 @@ async def test_receive_buffers_are_as_large_as_the_features_ask(
 
 
 @pytest.mark.every_transport
-@pytest.mark.virtio("NET-DEV-16", "NET-DEV-17", "NET-DEV-19")
+@pytest.mark.virtio("NET-DEV-16", "NET-DEV-17", "NET-DEV-18", "NET-DEV-19")
 @pytest.mark.parametrize(
     ("sent", "wanted"),
     [
@@ -232,7 +232,7 @@ async def test_unknown_flags_are_ignored_and_fields_without_their_flag_are_not_j
 
 
 @pytest.mark.every_transport
-@pytest.mark.virtio("NET-DRV-65", "NET-DRV-67", "NET-DRV-68")
+@pytest.mark.virtio("NET-DRV-63", "NET-DRV-65", "NET-DRV-66", "NET-DRV-67", "NET-DRV-68")
 @pytest.mark.parametrize(
     ("sent", "wanted"),
     [
@@ -251,15 +251,28 @@ async def test_the_driver_ignores_unknown_flags_and_believes_only_what_has_its_f
         assert (header[:10], frame) == (wanted[:10], FRAME)
 
 
+@pytest.mark.virtio("NET-DRV-59")
+async def test_the_driver_puts_a_header_of_twelve_bytes_before_the_frame() -> None:
+    async with open_pair(SMALL) as pair, hostile_device(pair) as device:
+        pair.driver_port.inject(FRAME)
+        with bounded():
+            await pair.device_port.receive()
+        ring = device.rings[1]
+        sent = ring.read(ring.entry(ring.avail_idx - 1))
+        assert bytes(device.memory.view(Addr(sent.addr), sent.size)) == bytes(12) + FRAME
+
+
 NOT_AGREED = {
     "UFO": virtio_net_hdr(NEEDS_CSUM, 3, 42, 1472, 34, 6),
     "tunnel over IPv4": virtio_net_hdr(NEEDS_CSUM, 0x20 | TCPV4, 54, 1460, 34, 16),
+    "tunnel with an outer checksum": virtio_net_hdr(NEEDS_CSUM | 8, 0x20 | TCPV4, 54, 1460, 34, 16),
     "tunnel over IPv6": virtio_net_hdr(NEEDS_CSUM, 0x40 | TCPV4, 54, 1460, 34, 16),
     "ECN of a datagram": virtio_net_hdr(NEEDS_CSUM, 0x80 | UDP_L4, 42, 1460, 34, 6),
 }
 
 
-@pytest.mark.virtio("NET-DRV-31", "NET-DRV-35", "NET-DRV-39", "NET-DEV-35", "NET-DEV-38", "NET-DEV-39")
+@pytest.mark.virtio("NET-DRV-31", "NET-DRV-35", "NET-DRV-37", "NET-DRV-39")
+@pytest.mark.virtio("NET-DEV-35", "NET-DEV-38", "NET-DEV-39", "NET-DEV-46", "NET-DEV-50")
 @pytest.mark.parametrize("direction", DIRECTIONS)
 async def test_frames_that_need_an_unnegotiated_feature_never_get_into_a_ring(direction: str) -> None:
     async with open_pair(SMALL) as pair, unharmed(pair):

@@ -15,6 +15,8 @@ from scapy.layers.l2 import Ether
 
 from drivers.bus.binding import BindState
 from drivers.contracts.hw import DmaBuffer
+from drivers.devices.net.control import NetCommand, NetControl
+from drivers.devices.net.driver.control import VirtioNetControlQueue
 from drivers.devices.net.driver.station import NetRequest
 from drivers.devices.net.layout import CONTROLLED, SUPPORTED, NetFeature
 from drivers.errors import CommandRefused, ProbeError
@@ -123,6 +125,32 @@ async def test_the_number_of_pairs_is_changed_while_it_runs() -> None:
         assert set(went) == set(range(PAIRS))
         assert await cross(pair.device_port, pair.driver_port, list(flows(reverse=True, first=5000))) == went
         assert pair.plug.figures.control.refused == 0
+
+
+@pytest.mark.virtio("NET-DRV-86")
+async def test_until_the_device_has_answered_frames_are_sent_on_the_first_pair_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    query = VirtioNetControlQueue.query
+
+    async def wait_for_answer(self: VirtioNetControlQueue, control: NetControl, size: int) -> bytes | None:
+        if control.command is NetCommand.VQ_PAIRS_SET:
+            await trio.sleep_forever()
+        return await query(self, control, size)
+
+    async with open_pair(SEVERAL) as pair:
+        with monkeypatch.context() as patch:
+            patch.setattr(VirtioNetControlQueue, "query", wait_for_answer)
+            pair.virtio.stop("a test")
+            await until(lambda: pair.virtio.restarts == 1 and bool(pair.virtio.status & Status.DRIVER_OK))
+            for frame in flows():
+                pair.driver_port.inject(frame)
+            await trio.testing.wait_all_tasks_blocked()
+            sent = [queue.ring.state().avail for queue in pair.virtio.queues[1 : 2 * PAIRS : 2]]
+            assert sent[0] > 0
+            assert sent[1:] == [0] * (PAIRS - 1)
+        await pair.reset()
+        await in_use(pair, PAIRS)
 
 
 @pytest.mark.every_transport

@@ -60,6 +60,34 @@ async def test_a_request_and_its_abort_that_come_together_are_answered_once_each
             await works(driver)
 
 
+@pytest.mark.virtio("SCSI-DEV-23")
+async def test_an_aborted_command_is_in_its_ring_when_the_answer_to_the_abort_is() -> None:
+    async with open_scsi_pair(TWO) as pair, unharmed(pair), hostile_driver(pair) as driver:
+        await begin(driver)
+        store, seen = pair.store, list[int]()
+        driver.function.request_irq(CONTROL + 1, lambda: seen.append(driver.rings[FIRST].used_idx))
+        store.at_once, store.gate = False, trio.Event()
+        request = send(driver, [head(commands.read(0, 1), tag=5)], 512)
+        await until(lambda: store.inside == 1)
+        before = driver.rings[FIRST].used_idx
+        abort = send(driver, [tmf(Tmf.ABORT_TASK, tag=5)], queue=CONTROL, response=1)
+        store.gate.set()
+        await until(lambda: not request.pending and not abort.pending)
+        assert seen == [before + 1]
+        store.at_once, store.gate = True, None
+
+
+@pytest.mark.virtio("SCSI-DEV-6")
+async def test_a_command_is_answered_in_the_queue_that_it_came_by() -> None:
+    async with open_scsi_pair(TWO) as pair, unharmed(pair), hostile_driver(pair) as driver:
+        await begin(driver)
+        for queue in (SECOND, FIRST, SECOND):
+            before = [driver.rings[each].used_idx for each in (FIRST, SECOND)]
+            assert await answered(send(driver, [head(commands.read(7, 1))], 512, queue=queue)) == GOOD
+            after = [driver.rings[each].used_idx for each in (FIRST, SECOND)]
+            assert [b - a for a, b in zip(before, after, strict=True)] == [queue == FIRST, queue == SECOND]
+
+
 @pytest.mark.hostile("K03")
 async def test_a_reset_of_a_unit_under_load_answers_every_command_once() -> None:
     async with open_scsi_pair(TWO) as pair, unharmed(pair):

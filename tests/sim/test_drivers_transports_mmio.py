@@ -277,6 +277,26 @@ async def test_an_interrupt_from_before_there_was_a_handler_is_not_lost() -> Non
         assert handled == [Interrupt.USED_BUFFER]
 
 
+@pytest.mark.virtio("MMIO-DRV-19")
+async def test_the_driver_waits_until_the_device_has_reset_the_queue() -> None:
+    async with open_pair(MMIO) as pair, recorded(pair) as tap:
+        left = 5
+
+        def busy(_: int) -> int:
+            nonlocal left
+            left -= left > 0
+            return int(left > 0)
+
+        tap.lies[R.QUEUE_RESET] = busy
+        tap.log.clear()
+        await pair.settings.resize(8)
+        log = words(tap.log)
+        reads = [value for register, value, write in log if register is R.QUEUE_RESET and not write]
+        assert reads[:5] == [1, 1, 1, 1, 0]
+        first = next(at for at, (register, _, write) in enumerate(log) if write and register is R.QUEUE_SIZE)
+        assert log[:first].count((R.QUEUE_RESET, 0, False)) >= 1, "no ring is set up before"
+
+
 # A device that lies
 
 NOT_OURS: dict[str, tuple[Register, int, list[Register]]] = {

@@ -65,6 +65,17 @@ async def test_unusable_structures_are_skipped_and_the_first_usable_one_is_taken
         await bind(pair, tap)
 
 
+@pytest.mark.virtio("PCI-DRV-22")
+async def test_data_of_an_unknown_vendor_are_neither_interpreted_nor_written() -> None:
+    async with open_pair(SMALL) as pair, unharmed(pair), tapped(pair) as tap:
+        first = tap.config_read(CAP_POINTER, 1)
+        overlay(tap, CAP_POINTER, bytes([FREE]))
+        overlay(tap, FREE, struct.pack("<BBBBH", VENDOR_CAP, first, 20, 9, 0x1234) + b"\xff" * 14)
+        await bind(pair, tap)
+        assert not [a for a in tap.log if a.bar == CONFIG and a.write and a.offset >= FREE]
+        assert 0xFF not in {a.bar for a in tap.log}
+
+
 @pytest.mark.virtio("PCI-DRV-6")
 async def test_a_second_structure_of_a_kind_is_not_looked_at() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), tapped(pair) as tap:

@@ -35,6 +35,15 @@ def capabilities(read: Callable[[int, int], int]) -> dict[int, tuple[int, bytes]
     return actual
 
 
+def count_capabilities(read: Callable[[int, int], int]) -> int:
+    """Return the number of vendor capabilities."""
+    at, count = read(CAP_POINTER, 1), 0
+    while at:
+        count += read(at, 1) == VENDOR_CAP
+        at = read(at + 1, 1)
+    return count
+
+
 def overlay(tap: TappedFunction, at: int, data: bytes) -> None:
     """Let ``data`` stand in the configuration space, byte by byte."""
     for i, byte in enumerate(data):
