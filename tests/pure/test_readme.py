@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
 import pytest
 
 from support.paths import ROOT
+from vnet.cli.isolate import AND
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CI_RUN = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
@@ -39,6 +40,16 @@ def commands(line: str) -> Iterator[list[str]]:
             words.append(word)
 
 
+def split_at(separator: str, words: Iterable[str]) -> list[list[str]]:
+    parts: list[list[str]] = [[]]
+    for word in words:
+        if word == separator:
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    return parts
+
+
 RUNNING = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
 LINES = [*shell_lines(README + RUNNING), *re.findall(r"`(\.venv/bin/vnet [^`]+)`", README)]
 VNET_COMMANDS = [words[1:] for line in LINES for words in commands(line) if Path(words[0]).name == "vnet"]
@@ -56,10 +67,11 @@ def check(command: click.Command, args: list[str], name: str = "vnet") -> None:
         if isinstance(parameter.type, click.Choice) and parameter.name in values:
             parameter.type_cast_value(context, values[parameter.name])
     if isinstance(command, click.Group) and rest:
-        inner = command.get_command(context, rest[0])
-        if inner is None:
-            raise click.UsageError(f"{name} has no subcommand {rest[0]!r}")
-        check(inner, rest[1:], f"{name} {rest[0]}")
+        for first, *more in split_at(AND, rest) if values.get("isolate") else [rest]:
+            inner = command.get_command(context, first)
+            if inner is None:
+                raise click.UsageError(f"{name} has no subcommand {first!r}")
+            check(inner, more, f"{name} {first}")
     elif rest:
         raise click.UsageError(f"{name} takes no {' '.join(rest)!r}")
 

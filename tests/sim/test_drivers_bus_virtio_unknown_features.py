@@ -20,7 +20,6 @@ from vnet.testing.scsi import open_scsi_pair
 
 F, R = NetFeature, RingFeature
 CONTROLLED = Options(queue_size=16, control=True)
-virtio = pytest.mark.virtio
 ZONED = 17
 HASH_TUNNEL, HASH_REPORT, RSS, RSC_EXT, RSS_CONTEXT = 51, 57, 60, 61, 64
 GUEST_TUNNEL, GUEST_TUNNEL_CSUM, HOST_TUNNEL, HOST_TUNNEL_CSUM = 65, 66, 67, 68
@@ -42,13 +41,13 @@ async def accepted(pair: Pair, tap: TappedFunction, more: Iterable[int], less: I
 @pytest.mark.parametrize(
     ("more", "less"),
     [
-        pytest.param({R.SR_IOV}, {}, id="no VFs", marks=virtio("RFB-DRV-8")),
-        pytest.param({RSC_EXT}, {F.HOST_TSO4, F.HOST_TSO6}, id="no TSO", marks=virtio("NET-DRV-6")),
-        pytest.param({HASH_TUNNEL}, {}, id="no hash", marks=virtio("NET-DRV-7")),
-        pytest.param({RSS_CONTEXT}, {F.CTRL_VQ}, id="no RSS", marks=virtio("NET-DRV-8")),
-        pytest.param({HOST_TUNNEL, GUEST_TUNNEL}, {F.HOST_USO}, id="no USO", marks=virtio("NET-DRV-9")),
-        pytest.param({HOST_TUNNEL_CSUM, GUEST_TUNNEL_CSUM}, {}, id="no tunnel", marks=virtio("NET-DRV-10")),
-        pytest.param({HASH_REPORT, RSS}, {F.CTRL_VQ}, id="no control queue", marks=virtio("NET-DRV-23")),
+        pytest.param({R.SR_IOV}, {}, id="no VFs", marks=pytest.mark.virtio("RFB-DRV-8")),
+        pytest.param({RSC_EXT}, {F.HOST_TSO4, F.HOST_TSO6}, id="no TSO", marks=pytest.mark.virtio("NET-DRV-6")),
+        pytest.param({HASH_TUNNEL}, {}, id="no hash", marks=pytest.mark.virtio("NET-DRV-7")),
+        pytest.param({RSS_CONTEXT}, {F.CTRL_VQ}, id="no RSS", marks=pytest.mark.virtio("NET-DRV-8")),
+        pytest.param({HOST_TUNNEL, GUEST_TUNNEL}, {F.HOST_USO}, id="no USO", marks=pytest.mark.virtio("NET-DRV-9")),
+        pytest.param({HOST_TUNNEL_CSUM, GUEST_TUNNEL_CSUM}, {}, id="no tunnel", marks=pytest.mark.virtio("NET-DRV-10")),
+        pytest.param({HASH_REPORT, RSS}, {F.CTRL_VQ}, id="no control queue", marks=pytest.mark.virtio("NET-DRV-23")),
     ],
 )
 async def test_a_net_driver_does_not_accept_a_feature_that_it_does_not_know(more: set[int], less: set[int]) -> None:
