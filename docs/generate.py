@@ -30,6 +30,7 @@ ROOT = HERE.parent
 sys.path.insert(0, str(ROOT / "tests"))
 from campaigns import page as campaigns_page  # noqa: E402  below tests/, which is no package that is installed
 from fuzz import page as fuzz_page  # noqa: E402
+from isolation import page as isolation_page  # noqa: E402
 from litmus import page as litmus_page  # noqa: E402
 from mutations.count import count  # noqa: E402
 from mutations.table import read_table  # noqa: E402
@@ -151,6 +152,11 @@ def memory_order() -> str:
     return marked("memory-order.md", {"litmus": litmus_page.figures(HERE / "results" / "litmus.json")})
 
 
+def isolation() -> str:
+    """The page on isolation, with what was measured."""
+    return marked("isolation.md", {"figures": isolation_page.figures(HERE / "results" / "isolation.json")})
+
+
 def campaigns() -> str:
     """The page on campaigns, with their list and what was measured."""
     figures = campaigns_page.figures(HERE / "results" / "campaigns.json")
@@ -208,6 +214,7 @@ FILES: Mapping[str, Callable[[], str]] = {
     "testing.md": testing,
     "campaigns.md": campaigns,
     "seeds.md": seeds,
+    "isolation.md": isolation,
     "fuzzing.md": fuzzing,
     "memory-order.md": memory_order,
     "graph.svg": lambda: picture("examples/topologies/ntb.toml"),

@@ -29,8 +29,8 @@ def figures(file: Path) -> str:
     kept = {name: sum(_kept(row, name) for row in rows.values()) for name in ("together", "apart")}
     lines = [
         f"{origin(results)}. [All counters]({file.parent.name}/{file.name}).\n\n",
-        f"Of {len(rows)} attacks, the victim keeps {SHARE_MIN:.0%} of its rate and {LATENCY_MAX:g} times its latency ",
-        f"beside {kept['together']} in one process, and beside {kept['apart']} in a process of its own.\n\n",
+        f"The victim keeps at least {SHARE_MIN:.0%} of its rate, and at most {LATENCY_MAX:g} times its latency, ",
+        f"beside {kept['together']} of {len(rows)} attacks on its own process, and {kept['apart']} on another one.\n\n",
         f"| {' | '.join(HEADERS)} |\n",
         f"|{'---|' * len(HEADERS)}\n",
     ]

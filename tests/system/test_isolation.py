@@ -38,4 +38,4 @@ def test_the_victim_of_an_attack_is_measured(tmp_path: Path) -> None:
         assert all(count > 0 for name in ("apart", "together") for count in row[name]["actions"])
     text = figures(file)
     assert text.count("not run") == len(ATTACKS) - 2
-    assert "Of 2 attacks" in text
+    assert " of 2 attacks on its own process, and " in text
