@@ -22,7 +22,6 @@ OUTSIDE: Mapping[str, str] = {
     "vnet/ends/blk/demo.py": "the demonstration runs programs",
     "vnet/system/claim.py": "the file of a system that other processes see; a simulation has none",
     "vnet/system/state.py": "the same",
-    "vnet/system/supervisor.py": "processes, which a simulation has none of",
 }
 """Parts of these that no simulation runs, or that may have such things, with the reason."""
 ORDERED: Mapping[tuple[str, str], str] = {

@@ -86,8 +86,7 @@ class Supervised:
         finally:
             self._pid = None
             if status != 0 and self._system:
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(_clean_up, self._system)
+                _clean_up(self._system)  # in no thread: a process that has one cannot start children safely
 
     async def _relay(self, child: Child, show: Callable[[str], None]) -> None:
         """Show what the first process prints, which later ones repeat, and note when one serves."""
