@@ -47,6 +47,8 @@ COMMANDS = [
     NetControl(NetCommand.VQ_PAIRS_SET, 0x8000),
     NetControl(NetCommand.RSS_CONFIG, RssConfig(HashConfig(1, bytes(40)), (0, 2, 1, 1), 3, 4)),
     NetControl(NetCommand.RSS_CONFIG, RssConfig(HashConfig(0x1FF, b""), (0,) * 128, 0x7FFF, 0xFFFF)),
+    NetControl(NetCommand.HASH_CONFIG, HashConfig(0x1FF, bytes(range(40)))),
+    NetControl(NetCommand.HASH_CONFIG, HashConfig(0, b"")),
     NetControl(NetCommand.GUEST_OFFLOADS_SET, 0),
     NetControl(NetCommand.GUEST_OFFLOADS_SET, mask({1, 7, 8, 9, 54, 55})),
     *(
@@ -232,9 +234,10 @@ def test_commands_lead_from_any_reception_to_any_other() -> None:
 # Features, queues, configuration
 
 
-@pytest.mark.virtio("NET-DRV-2", "NET-DRV-4", "NET-DRV-5", "NET-DRV-24")
+@pytest.mark.virtio("NET-DRV-2", "NET-DRV-4", "NET-DRV-5", "NET-DRV-23", "NET-DRV-24")
 def test_a_feature_is_not_negotiated_without_its_prerequisite() -> None:
     assert TABLE.unmet(SUPPORTED) == 0
+    assert mask({F.RSS, F.HASH_REPORT, F.DEVICE_STATS, F.CTRL_RX_EXTRA}) & ~CONTROLLED == 0
     assert TABLE.unmet(SUPPORTED & ~mask({F.CTRL_VQ})) == CONTROLLED & ~mask({F.CTRL_VQ})
     for ecn, tsos in ((F.GUEST_ECN, (F.GUEST_TSO4, F.GUEST_TSO6)), (F.HOST_ECN, (F.HOST_TSO4, F.HOST_TSO6))):
         assert TABLE.unmet(SUPPORTED & ~mask(tsos)) == mask({ecn})

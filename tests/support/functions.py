@@ -25,7 +25,7 @@ EMPTY_SLOT = "slot1"
 BLK, NET, RNG, RPMSG, SCSI = (f"1af4:{0x1040 + number:x}" for number in (2, 1, 4, 7, 8))
 """Vendor and device ids of virtio's functions."""
 PCI_TEST, MAILBOX = "104c:b500", "104c:b0f0"
-STEERED = ("--pairs", "2", "--features-on", "RSS")
+STEERED = ("--pairs", "2", "--features-on", "RSS", "--features-on", "HASH_REPORT")
 IOMMU, PASS_THROUGH = ("-device", "amd-iommu,intremap=on"), "iommu=pt"
 """Remaps interrupts, without which Linux takes one vector of MSI, but, by the kernel's command line, no addresses."""
 

@@ -181,12 +181,13 @@ def test_the_guest_s_driver_commands_our_network_device(machine: Machine) -> Non
 
 
 def test_the_guest_s_driver_has_frames_steered_by_their_hash(machine: Machine) -> None:
-    """Linux negotiates RSS, and configures it by ethtool."""
+    """Linux negotiates RSS and HASH_REPORT, and configures them by ethtool."""
     run = machine.guest.run
     machine.set_up_network()
-    run("ethtool -L eth0 combined 2; ethtool -X eth0 weight 0 1")
+    run("ethtool -L eth0 combined 2; ethtool -X eth0 weight 0 1; ethtool -K eth0 rxhash on")
     shown = " ".join(vnet("show", "--name", "serve-net-net0", "--all").stdout.split())
     assert "128 entries to receiveq2; other frames to receiveq1" in shown
+    assert "reports hashes of ipv4 tcpv4 udpv4 ipv6 tcpv6 udpv6" in shown
     before = run("ethtool -S eth0")
     machine.pings()
     ((count,), (later,)) = (re.findall(r"rx_queue_1_packets: (\d+)", text) for text in (before, run("ethtool -S eth0")))

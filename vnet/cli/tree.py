@@ -346,6 +346,10 @@ def _network(network: NetworkView) -> Iterator[str]:
         entries = ", ".join(f"{count} entries to {name}" for name, count in steering.entries.items())
         text = f"{' '.join(steering.types) or 'nothing'}: {entries}; other frames to {steering.unclassified}"
         yield from _wrap("steers by a hash of ", text)
+    if network.hashes:
+        yield from _wrap("reports hashes of ", " ".join(network.hashes))
+    if network.reports:
+        yield from _wrap("hash reports: ", counts(network.reports))
     for name, numbers in network.device_counts.items():
         yield from _wrap(f"the device counts for {name}: ", ", ".join(f"{key} {n}" for key, n in numbers.items()))
     if len(network.by_pair) > 1:

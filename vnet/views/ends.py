@@ -122,6 +122,10 @@ class NetworkView:
     """Notification coalescing by name of the queue, of the queues that have any."""
     steering: SteeringView | None = None
     """None: automatic, by the queue that a flow is sent on."""
+    hashes: tuple[str, ...] = ()
+    """Types of packets whose hash the device reports (HASH_REPORT)."""
+    reports: Mapping[str, int] = attrs.field(factory=dict)
+    """Frames that the driver received, by the type of packets in their hash report."""
     receives: ReceptionView | None = None
     device_counts: Mapping[str, Mapping[str, int]] = attrs.field(factory=dict)
     """The device's own counters by name of the queue, as the driver was last told (DEVICE_STATS)."""

@@ -16,7 +16,7 @@ from drivers.devices.net.coalescing import QUEUE, Coalescing, QueueCoalescing
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.layout import MAX_PAIRS, NetFeature, offload_features
 from drivers.devices.net.statistics import PART_SIZE, QueueTypes, parse_requests
-from drivers.devices.net.steering import RssConfig
+from drivers.devices.net.steering import HashConfig, RssConfig
 
 __all__ = [
     "ACK_ERR",
@@ -64,6 +64,7 @@ class NetCommand(Enum):
     ANNOUNCE_ACK = 3, 0, F.GUEST_ANNOUNCE
     VQ_PAIRS_SET = 4, 0, F.MQ
     RSS_CONFIG = 4, 1, F.RSS
+    HASH_CONFIG = 4, 2, F.HASH_REPORT
     GUEST_OFFLOADS_SET = 5, 0, F.CTRL_GUEST_OFFLOADS
     COAL_TX_SET = 6, 0, F.NOTF_COAL
     COAL_RX_SET = 6, 1, F.NOTF_COAL
@@ -91,7 +92,8 @@ class MacTable:
     multicast: frozenset[bytes] = frozenset()
 
 
-Value = bool | int | bytes | MacTable | Coalescing | QueueCoalescing | RssConfig | tuple[QueueTypes, ...] | None
+Record = MacTable | Coalescing | QueueCoalescing | RssConfig | HashConfig
+Value = bool | int | bytes | Record | tuple[QueueTypes, ...] | None
 """Argument of a command: a switch, a number, an address, a table, parameters, requests, or none."""
 
 
@@ -159,6 +161,7 @@ PARSERS: Mapping[NetCommand, Callable[[bytes], Value]] = {
     NetCommand.VLAN_DEL: _vid,
     NetCommand.VQ_PAIRS_SET: _pairs,
     NetCommand.RSS_CONFIG: RssConfig.parse,
+    NetCommand.HASH_CONFIG: HashConfig.parse,
     NetCommand.GUEST_OFFLOADS_SET: _offloads,
     NetCommand.COAL_TX_SET: Coalescing.parse,
     NetCommand.COAL_RX_SET: Coalescing.parse,
@@ -193,7 +196,7 @@ def emit(control: NetControl) -> bytes:
         body = b"".join(struct.pack("<I", len(half)) + b"".join(sorted(half)) for half in halves)
     elif isinstance(value, bytes):
         body = value
-    elif isinstance(value, Coalescing | QueueCoalescing | RssConfig):
+    elif isinstance(value, Coalescing | QueueCoalescing | RssConfig | HashConfig):
         body = value.emit()
     elif isinstance(value, tuple):
         body = b"".join(request.emit() for request in value)

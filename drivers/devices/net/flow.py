@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from typing import Generic, TypeVar, cast
 
 import attrs
@@ -52,6 +53,8 @@ class PairFigures:
     """From the other side, sent out of the port."""
     sent: Traffic = attrs.field(factory=Traffic)
     """Read from the port, sent to the other side."""
+    reports: Counter[str] = attrs.field(factory=Counter)
+    """Frames that the driver received, by the type of packets in their hash report."""
 
 
 @attrs.define(eq=False)
@@ -90,13 +93,15 @@ class NetFigures:
 class NetFlow(ABC, Generic[Q]):
     """One direction of one queue pair. Subclasses move the packets."""
 
-    def __init__(self, queue: Q, port: PacketQueue, traffic: Traffic) -> None:
+    def __init__(self, queue: Q, port: PacketQueue, traffic: Traffic, *, plain: bool = True) -> None:
+        """``plain``: whether C may move frames."""
+        self.plain = plain
         self.queue: Q = queue
         self.port = port
         self.traffic = traffic
         self.enabled = True
         """Whether the pair is in use; if not, the flow moves nothing and waits for `set_enabled`."""
-        self._native = cast("NativeQueue", port) if hasattr(port, "native") else None
+        self._native = cast("NativeQueue", port) if plain and hasattr(port, "native") else None
         self._switch = Signal()
         self._readable: Wait = port.wait_readable
         self._writable: Wait = port.wait_writable

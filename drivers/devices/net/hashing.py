@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 
 import attrs
 
+from drivers.contracts.ports import HEADER_SIZE
 from drivers.devices.net.vlan import tags_end
+from rings.chain import skip, take
 from rings.features import bits, mask
 
-__all__ = ["HASH_HEAD", "HASH_TYPES", "KEY_SIZE", "NO_HASH", "FrameHash", "Hasher", "HashType", "classify", "toeplitz"]
+__all__ = [
+    "HASH_HEAD",
+    "HASH_REPORT",
+    "HASH_TYPES",
+    "KEY_SIZE",
+    "NO_HASH",
+    "REPORT_END",
+    "FrameHash",
+    "HashType",
+    "Hasher",
+    "classify",
+    "report_of",
+    "toeplitz",
+    "without_report",
+]
 
 
 class HashType(IntEnum):
@@ -42,6 +58,11 @@ NO_HASH: FrameHash = 0, 0
 KNOWN_MAX = 1024
 """Maximum number of remembered hashes."""
 WORD = 0xFFFF_FFFF
+HASH_REPORT = struct.Struct("<IHxx")
+"""Layout of a report behind the virtio_net_hdr: hash, report."""
+REPORT_END = HEADER_SIZE + HASH_REPORT.size
+REPORTS: Mapping[int, str] = {0: "none", **{kind + 1: kind.name.lower() for kind in HashType}}
+"""Names of reports."""
 
 TCP, UDP = 6, 17
 HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION, AUTHENTICATION, MOBILITY = 0, 43, 44, 60, 51, 135
@@ -131,6 +152,18 @@ def _home_address(header: bytes) -> bytes | None:
     return None
 
 
+def without_report(segs: Sequence[memoryview]) -> list[memoryview]:
+    """Return a frame without the hash report behind its virtio_net_hdr."""
+    return [*take(segs, HEADER_SIZE), *skip(segs, REPORT_END)]
+
+
+def report_of(start: bytes | memoryview) -> str:
+    """Return the name of the report in the start of a frame; "unknown" for a number that no type has."""
+    if len(start) < REPORT_END:
+        return REPORTS[0]
+    return REPORTS.get(HASH_REPORT.unpack_from(start, HEADER_SIZE)[1], "unknown")
+
+
 @attrs.define
 class Hasher:
     """Hashes frames by enabled types and a key, and remembers what it has hashed, because traffic repeats flows."""
@@ -154,9 +187,3 @@ class Hasher:
                 self._known.clear()
             value = self._known[data] = toeplitz(self.key, data)
         return report, value
-
-
-HASH_REPORT = struct.Struct("<IHxx")
-"""Layout behind the virtio_net_hdr: hash, report."""
-REPORTS: Mapping[int, str] = {0: "none", **{kind + 1: kind.name.lower() for kind in HashType}}
-"""Names of reports."""

@@ -9,7 +9,7 @@ import attrs
 
 from drivers.bus.config import ConfigField, emit_config
 from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, Offloads
-from drivers.devices.net.hashing import HASH_TYPES, KEY_SIZE
+from drivers.devices.net.hashing import HASH_REPORT, HASH_TYPES, KEY_SIZE
 from drivers.devices.net.steering import TABLE_LENGTH
 from drivers.devices.net.vlan import TAGS_ROOM
 from rings.features import COMMON, FeatureTable, mask
@@ -38,6 +38,7 @@ __all__ = [
     "data_queue_name",
     "device_offloads",
     "driver_offloads",
+    "hash_room",
     "offload_features",
     "pairs_of",
     "queue_names",
@@ -71,6 +72,7 @@ class NetFeature(IntEnum):
     GUEST_USO4 = 54
     GUEST_USO6 = 55
     HOST_USO = 56
+    HASH_REPORT = 57
     RSS = 60
     SPEED_DUPLEX = 63
 
@@ -84,12 +86,13 @@ COMMANDED = (
     F.GUEST_ANNOUNCE,
     F.MQ,
     F.CTRL_MAC_ADDR,
+    F.HASH_REPORT,
     F.RSS,
     F.DEVICE_STATS,
     F.VQ_NOTF_COAL,
     F.NOTF_COAL,
 )
-"""Features whose commands need CTRL_VQ; section 5.1.3.1 omits three of them."""
+"""Features whose commands need CTRL_VQ; section 5.1.3.1 omits four of them."""
 TABLE = FeatureTable(
     names={f.value: f.name for f in NetFeature},
     needs={
@@ -101,8 +104,8 @@ TABLE = FeatureTable(
     },
 )
 SUPPORTED = mask(NetFeature) | COMMON
-REQUESTED = mask((F.RSS,))
-"""Features that a device offers only if its user wants it to: Python moves its received frames then."""
+REQUESTED = mask((F.RSS, F.HASH_REPORT))
+"""Features that a device offers only if its user wants it to: Python moves its frames then."""
 USUAL = SUPPORTED & ~REQUESTED
 CONTROLLED = mask((F.CTRL_VQ, *COMMANDED))
 """CTRL_VQ, and all features that need it."""
@@ -181,10 +184,15 @@ def buffer_size(*, gso: bool, mtu: int | None) -> int:
     return _GSO_BUFFER if gso else max(_PLAIN_BUFFER, HEADER_SIZE + ETH_HLEN + TAGS_ROOM + (mtu or 0))
 
 
-HASHED = mask((F.RSS,))
+HASHED = mask((F.RSS, F.HASH_REPORT))
 """Features with which a device hashes received frames."""
 SEVERAL = mask((F.MQ, F.RSS))
 """Features with which a device has several queue pairs."""
+
+
+def hash_room(features: int) -> int:
+    """Return the bytes of a hash report behind the virtio_net_hdr of each frame (section 5.1.9)."""
+    return HASH_REPORT.size if features >> F.HASH_REPORT & 1 else 0
 
 
 def pairs_of(features: int, most: int) -> int:

@@ -17,6 +17,8 @@ RSS = struct.Struct("<IHH")
 """Layout in front of an indirection table: types, mask, queue of unclassified frames."""
 BEHIND = struct.Struct("<HB")
 """Layout behind it: transmit queues in use, and bytes of the key that follows."""
+HASH = struct.Struct("<I8xB")
+"""Layout in front of the key of a hash: types, reserved fields that are 0, and bytes of the key."""
 QUEUE = 0x7FFF
 """Bits of a queue id: half of the index of a receive queue. The reserved bit above is ignored."""
 KEY = bytes.fromhex("6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa")
@@ -31,6 +33,17 @@ class HashConfig:
     """Bitmap of `HashType`."""
     key: bytes
     """At most `KEY_SIZE` bytes."""
+
+    @classmethod
+    def parse(cls, data: bytes) -> HashConfig | None:
+        """Parse a command's data; ignores the reserved fields. Returns None if they have another size than they say."""
+        if len(data) < HASH.size:
+            return None
+        types, size = HASH.unpack_from(data)
+        return cls(types, data[HASH.size :]) if len(data) == HASH.size + size else None
+
+    def emit(self) -> bytes:
+        return HASH.pack(self.types, len(self.key)) + self.key
 
     @property
     def valid(self) -> bool:

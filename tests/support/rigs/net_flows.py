@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from itertools import count
 from typing import cast
 
@@ -84,7 +85,7 @@ class Stack:
                 if filtered:
                     inward.filter = FrameFilter(OWN, Reception())
                 self._add(inward)
-                outward = VirtioNetReceive(left, self.ports[0], self.traffic[3], slots, rules, True, ALL)
+                outward = VirtioNetReceive(left, self.ports[0], self.traffic[3], slots, rules, True, ALL, Counter())
                 outward.fill()
                 self._add(outward)
                 driver.publish()

@@ -36,6 +36,7 @@ def settings_view(settings: NetSettings) -> NetworkView:
         offloads=_names(station.offloads),
         coalescing=_coalescing(station.coalescing),
         steering=_steering(station.rss),
+        hashes=_types(station.report_types),
         receives=_reception(station.reception),
     )
 
@@ -55,6 +56,7 @@ def plug_view(plug: NetPlug) -> NetworkView:
         offloads=_names(bound.offloads),
         coalescing=_coalescing(bound.coalescers.by_queue),
         steering=_steering(bound.rss),
+        hashes=_types(bound.report_types),
         receives=_reception(bound.reception),
     )
 
@@ -67,6 +69,7 @@ def _view(own: NetSettings | NetPlug) -> NetworkView:
         duplex=own.duplex.name.lower(),
         device_counts=_device_counts(own) if isinstance(own, NetSettings) else {},
         by_pair=tuple(PairView(traffic_figures(pair.received), traffic_figures(pair.sent)) for pair in pairs),
+        reports=dict(sum((pair.reports for pair in pairs), Counter[str]())),
         commands=attrs.asdict(own.figures.control),
     )
 
@@ -82,12 +85,15 @@ def _coalescing(by_index: Mapping[int, Coalescing]) -> dict[str, CoalescingView]
     }
 
 
+def _types(types: int) -> tuple[str, ...]:
+    return tuple(HashType(bit).name.lower() for bit in bits(types))
+
+
 def _steering(rss: RssConfig | None) -> SteeringView | None:
     if rss is None:
         return None
-    types = tuple(HashType(bit).name.lower() for bit in bits(rss.hash.types))
     entries = Counter(data_queue_name(2 * pair) for pair in rss.table)
-    return SteeringView(types, dict(sorted(entries.items())), data_queue_name(2 * rss.unclassified))
+    return SteeringView(_types(rss.hash.types), dict(sorted(entries.items())), data_queue_name(2 * rss.unclassified))
 
 
 def _device_counts(settings: NetSettings) -> dict[str, dict[str, int]]:

@@ -12,7 +12,7 @@ from drivers.devices.net.device.coalescing import CallCoalescers
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.flow import ControlFigures
 from drivers.devices.net.statistics import COUNTED, QueueCounts, QueueTypes, emit_types
-from drivers.devices.net.steering import RssConfig
+from drivers.devices.net.steering import HashConfig, RssConfig
 from drivers.questions.answer import AnswerFlow
 from rings.chain import Chain, copy_in, copy_out, total
 from rings.errors import BadChain
@@ -37,6 +37,9 @@ class NetCommandTarget(Protocol):
 
     def set_rss(self, config: RssConfig) -> bool:
         """Steer received frames to the queue pairs by their hash."""
+
+    def set_hash(self, config: HashConfig) -> bool:
+        """Report the hashes of received frames, with automatic steering."""
 
     def set_offloads(self, features: int) -> bool:
         """Restrict the offloads of frames to the driver to these feature bits."""
@@ -118,6 +121,7 @@ ACTIONS: Mapping[NetCommand, Action] = {
     NetCommand.ANNOUNCE_ACK: lambda device, _: device.acknowledge_announcement(),
     NetCommand.VQ_PAIRS_SET: _with(int, lambda device, count: device.set_pairs(count)),
     NetCommand.RSS_CONFIG: _with(RssConfig, lambda device, config: device.set_rss(config)),
+    NetCommand.HASH_CONFIG: _with(HashConfig, lambda device, config: device.set_hash(config)),
     NetCommand.GUEST_OFFLOADS_SET: _with(int, lambda device, features: device.set_offloads(features)),
     NetCommand.COAL_TX_SET: _coalesce(Direction.TX),
     NetCommand.COAL_RX_SET: _coalesce(Direction.RX),

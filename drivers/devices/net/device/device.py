@@ -39,12 +39,13 @@ from drivers.devices.net.layout import (
     NetFeature,
     device_offloads,
     driver_offloads,
+    hash_room,
     offload_features,
     pairs_of,
     queue_names,
 )
 from drivers.devices.net.statistics import QueueCounts, StatType
-from drivers.devices.net.steering import RssConfig
+from drivers.devices.net.steering import HashConfig, RssConfig
 from drivers.devices.net.vlan import TAGS_ROOM
 from drivers.errors import PortGone
 from drivers.flow.pump import Flow, Signal, pump
@@ -270,6 +271,17 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
             return False
         return self._switch_pairs(config.pairs) and self._steering.set_rss(config)
 
+    def set_hash(self, config: HashConfig) -> bool:
+        if self._steering is None or not self._steering.set_hash(config):
+            return False
+        self._steering.rss = None
+        return True
+
+    @property
+    def report_types(self) -> int:
+        """Bitmap of the types of packets whose hash the driver is told."""
+        return self._steering.types if self._steering is not None and self._steering.reports else 0
+
     def _has_pairs(self, count: int) -> bool:
         """Return whether the driver has enabled all queues of the first ``count`` pairs."""
         return count <= len(self._to_driver) and all(queue.live for queue in self.device.queues[: 2 * count])
@@ -341,16 +353,26 @@ class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
         count, figures, queues = pairs_of(features, self._most), plug.figures.pairs, device.queues
         sources: Sequence[PacketQueue] = plug.port.queues[:count]
         self._steering = None
-        if device.has(F.RSS):
+        header = HEADER_SIZE + hash_room(features)
+        if features & HASHED:
             drops = [pair.sent.drop for pair in figures[:count]]
-            self._steering = Steering(sources, drops, lambda pair: queues[2 * pair].live)
+            reports = device.has(F.HASH_REPORT)
+            self._steering = Steering(sources, drops, lambda pair: queues[2 * pair].live, reports=reports)
             sources = self._steering.queues
         self._to_driver = [
-            VhostNetToDriver(queues[2 * i], port, figures[i].sent, largest, device.has(F.MRG_RXBUF))
+            VhostNetToDriver(
+                queues[2 * i],
+                port,
+                figures[i].sent,
+                largest + header - HEADER_SIZE,
+                device.has(F.MRG_RXBUF),
+                plain=self._steering is None,
+                header=header,
+            )
             for i, port in enumerate(sources)
         ]
         self._from_driver = [
-            VhostNetFromDriver(queues[2 * i + 1], port, figures[i].received, rules)
+            VhostNetFromDriver(queues[2 * i + 1], port, figures[i].received, rules, reports=header > HEADER_SIZE)
             for i, port in enumerate(plug.port.queues[:count])
         ]
         pairs = zip(self._to_driver, self._from_driver, strict=True)

@@ -12,6 +12,7 @@ from drivers.contracts.ports import HEADER_SIZE, NO_FRAME, NativeQueue, PacketQu
 from drivers.devices.net.device.merge import NUM_BUFFERS_AT, ONE_BUFFER, TakenChains
 from drivers.devices.net.filter import FILTER_AT, FILTER_END, FrameFilter
 from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, FIRST_CHUNK, Figures, NetFlow, Traffic
+from drivers.devices.net.hashing import without_report
 from drivers.devices.net.header import HEAD, HeaderRules, unpack_head
 from drivers.flow.pump import AGAIN, QUEUE, Wait
 from rings.chain import Chain, copy_in, copy_out, skip, total
@@ -38,7 +39,7 @@ class VhostNetFlow(NetFlow[DeviceQueue]):
     def lend(self) -> DeviceState | None:
         """Return the ring's state for C; None if that is not possible now."""
         ring = self.queue.ring
-        if not self.enabled or self.queue.delay is not None or not isinstance(ring, NativeSplitVringh):
+        if not (self.enabled and self.plain and self.queue.delay is None and isinstance(ring, NativeSplitVringh)):
             return None
         return ring.lend(self.WRITES)
 
@@ -61,8 +62,11 @@ class VhostNetFromDriver(VhostNetFlow):
         port: PacketQueue,
         traffic: Traffic,
         rules: HeaderRules,
+        *,
+        reports: bool = False,
     ) -> None:
-        super().__init__(queue, port, traffic)
+        """``reports``: whether the header of a frame ends with a hash report, which a driver leaves empty."""
+        super().__init__(queue, port, traffic, plain=not reports)
         self.rules = rules
         self.link_up = True
         """Whether the network is connected; if not, frames are dropped."""
@@ -75,7 +79,7 @@ class VhostNetFromDriver(VhostNetFlow):
             return 0, self._switched
         if not self.link_up:
             return self._discard(ring)
-        send, known = self.port.send, rules.known
+        send, known, reports = self.port.send, rules.known, not self.plain
         native = self._native if self._native is not None and self._native.native else None
         moved = size = 0
         while moved < BUDGET and size < BUDGET_BYTES:
@@ -92,7 +96,8 @@ class VhostNetFromDriver(VhostNetFlow):
                     return moved, QUEUE
             done = packets = octets = 0
             try:
-                for _, segs, writable in chains:
+                for _, readable, writable in chains:
+                    segs = without_report(readable) if reports else readable
                     if len(segs) == 1 and (length := len(segs[0])) >= HEAD:
                         (head,), rest = unpack_head(segs[0]), [segs[0][HEAD:]]
                     else:
@@ -162,9 +167,15 @@ class VhostNetToDriver(VhostNetFlow):
         traffic: Traffic,
         largest: int,
         mergeable: bool,
+        *,
+        plain: bool = True,
+        header: int = HEADER_SIZE,
     ) -> None:
-        super().__init__(queue, port, traffic)
-        self._largest = largest  # maximum bytes of header and frame
+        """``largest``: maximum bytes of header and frame; ``header``: bytes of the header."""
+        super().__init__(queue, port, traffic, plain=plain)
+        self._header = header
+        self._filter_range = FILTER_AT + header - HEADER_SIZE, FILTER_END + header - HEADER_SIZE
+        self._largest = largest
         self._mergeable = mergeable
         self._small = 0  # bytes of the last chain that was smaller than the largest frame; 0 if there was none
         self._expected = HEAD  # bytes of recent frames
@@ -198,6 +209,7 @@ class VhostNetToDriver(VhostNetFlow):
             return self._move_merged(ring)
         largest = self._largest if self._mergeable else 0
         verdict = self.filter.verdict if self.filter is not None else None
+        (start, end), header = self._filter_range, self._header
         native = self._native if self._native is not None and self._native.native else None
         moved = size = 0
         limit = FIRST_CHUNK
@@ -234,7 +246,7 @@ class VhostNetToDriver(VhostNetFlow):
                         self._small = total(into)
                     segs = [*into, self._beyond] if undersized else into
                     length = recv(segs)
-                    if verdict is not None and length and verdict(bytes(first[FILTER_AT:FILTER_END])) != "":
+                    if verdict is not None and length and verdict(bytes(first[start:end])) != "":
                         length = self._next_passing(segs, length)
                         if length < 0:
                             return moved + len(done), AGAIN
@@ -251,7 +263,7 @@ class VhostNetToDriver(VhostNetFlow):
                         copy_in(skip(segs, NUM_BUFFERS_AT), ONE_BUFFER)
                     done.append((index, length))
                     packets += 1
-                    octets += length - HEADER_SIZE
+                    octets += length - header
             finally:
                 ring.complete_each(done)
                 ring.abandon(len(chains) - len(done))
@@ -296,8 +308,9 @@ class VhostNetToDriver(VhostNetFlow):
     def _drops(self, segs: Sequence[memoryview], length: int) -> bool:
         """Return whether the filter drops the frame in the first ``length`` bytes of ``segs``, and count it then."""
         assert self.filter is not None
-        end = min(length, FILTER_END)
-        head = bytes(segs[0][FILTER_AT:end]) if len(segs[0]) >= end else copy_out(segs, end)[FILTER_AT:]
+        start, end = self._filter_range
+        end = min(length, end)
+        head = bytes(segs[0][start:end]) if len(segs[0]) >= end else copy_out(segs, end)[start:]
         cause = self.filter.verdict(head)
         if cause is None:
             cause = self.filter.judge(head)
@@ -319,7 +332,7 @@ class VhostNetToDriver(VhostNetFlow):
                 moved += 1
                 size += length
                 traffic.packets += 1
-                traffic.bytes += length - HEADER_SIZE
+                traffic.bytes += length - self._header
         finally:
             taken.give_back()
             self._small = taken.share or self._small

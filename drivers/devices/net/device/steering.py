@@ -1,7 +1,7 @@
 """Receive-side scaling in software: frames of all queues of a port are hashed, and wait for their receive queue.
 
-Only a device with RSS has it. A reader per queue of the port takes every frame at once, as a network card does, so that
-a driver that gives one receive queue no buffers does not hold up the others.
+Only a device with RSS or HASH_REPORT has it. A reader per queue of the port takes every frame at once, as a network
+card does, so that a driver that gives one receive queue no buffers does not hold up the others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import trio
 
 from drivers.contracts.ports import HEADER_SIZE, PacketQueue
 from drivers.devices.net.flow import BUDGET
-from drivers.devices.net.hashing import HASH_HEAD, Hasher
+from drivers.devices.net.hashing import HASH_HEAD, HASH_REPORT, Hasher
 from drivers.devices.net.steering import HashConfig, RssConfig
 from drivers.flow.pump import Serve, Signal
 from rings.chain import copy_in, copy_out, total
@@ -83,8 +83,18 @@ class SteeredQueue:
 class Steering:
     """The queues of a port, whose frames go to receive queues as the driver configured it."""
 
-    def __init__(self, ports: Sequence[PacketQueue], drops: Sequence[Callable[..., None]], live: Callable[[int], bool]):
-        """``live``: whether the receive queue of a pair can take frames."""
+    def __init__(
+        self,
+        ports: Sequence[PacketQueue],
+        drops: Sequence[Callable[..., None]],
+        live: Callable[[int], bool],
+        *,
+        reports: bool,
+    ) -> None:
+        """``live``: whether the receive queue of a pair can take frames. ``reports``: whether each frame gets a report
+        of its hash behind its header.
+        """
+        self.reports = reports
         self.queues = [SteeredQueue(port, drop) for port, drop in zip(ports, drops, strict=True)]
         self.rss: RssConfig | None = None
         """Parameters of receive-side scaling; None for automatic steering: by the queue of the port."""
@@ -99,6 +109,11 @@ class Steering:
         if config.valid:
             self._hasher = Hasher(config.types, config.key)
         return config.valid
+
+    @property
+    def types(self) -> int:
+        """Bitmap of the types of packets that are hashed."""
+        return self._hasher.types
 
     def set_rss(self, config: RssConfig) -> bool:
         """Steer frames by these parameters, from the next one on. Returns False likewise."""
@@ -147,4 +162,7 @@ class Steering:
         if self.rss is not None and not self._live(pair):
             self.queues[pair].drop("queue_reset")  # section 5.1.9.5.7.3
         else:
-            self.queues[pair].put(bytes(frame))
+            data = bytes(frame)
+            if self.reports:
+                data = data[:HEADER_SIZE] + HASH_REPORT.pack(value, report) + data[HEADER_SIZE:]
+            self.queues[pair].put(data)

@@ -33,6 +33,7 @@ from drivers.devices.net.layout import (
     buffer_size,
     device_offloads,
     driver_offloads,
+    hash_room,
     offload_features,
     queue_names,
 )
@@ -56,7 +57,8 @@ def buffer_sizes(features: int, mtu: int | None, rx_buffer: int | None) -> tuple
     receive, transmit = (buffer_size(gso=offloads.gso, mtu=mtu) for offloads in (incoming, outgoing))
     if features >> F.MRG_RXBUF & 1 and rx_buffer is not None:
         receive = max(rx_buffer, HEAD)
-    return receive, transmit
+    room = hash_room(features)
+    return receive + room, transmit + room
 
 
 def host_memory(features: int, mtu: int, num: int, pairs: int, rx_buffer: int | None) -> int:
@@ -272,7 +274,8 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
         """Return new buffers for the queue with this index. Raises MemoryError."""
         device = self.device
         sizes = buffer_sizes(device.features, self._mtu, self.settings.rx_buffer)
-        return FrameBuffers(device.ops.dma, device.queues[index].ring.num, sizes[index % 2])
+        num, reports = device.queues[index].ring.num, device.has(F.HASH_REPORT)
+        return FrameBuffers(device.ops.dma, num, sizes[index % 2], reports=reports)
 
     def _receiver(self, pair: int) -> VirtioNetReceive:
         """Return the flow of a receive queue, with its buffers in the ring."""
@@ -285,6 +288,7 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
             HeaderRules(device_offloads(device.features, any), self._mtu, accept_data_valid=True),
             device.has(F.MRG_RXBUF),
             settings.port.caps,
+            settings.figures.pairs[pair].reports,
         )
         receiver.fill()
         return receiver

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import attrs
@@ -10,6 +11,7 @@ from drivers.bus.virtio import DriverQueue
 from drivers.contracts.hw import DmaMemory
 from drivers.contracts.ports import HEADER_SIZE, NO_FRAME, NOT_PLAIN, NativeQueue, Offloads, PacketQueue
 from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, Figures, NetFlow, Traffic
+from drivers.devices.net.hashing import REPORT_END, report_of, without_report
 from drivers.devices.net.header import HEAD, HeaderRules, unpack_head
 from drivers.devices.net.software import convert_data_valid
 from drivers.flow.pump import AGAIN, QUEUE, Wait
@@ -40,10 +42,20 @@ USUAL = 16
 class FrameBuffers(BufferBlock):
     """Buffers for frames, as segments for a port and for a ring."""
 
-    def __init__(self, dma: DmaMemory, count: int, size: int) -> None:
+    def __init__(self, dma: DmaMemory, count: int, size: int, *, reports: bool = False) -> None:
+        """``reports``: whether a hash report follows the header; it is empty, and no part of a port's segments."""
         super().__init__(dma, count, size)
+        self.reports = reports
         self.segs = [[view] for view in self.views]
+        if reports:
+            self.segs = [without_report((view,)) for view in self.views]
+            for view in self.views:
+                view[HEADER_SIZE:REPORT_END] = bytes(REPORT_END - HEADER_SIZE)
         self.whole = [(addr, size, slot) for slot, addr in enumerate(self.addrs)]
+
+    def close(self) -> None:
+        self.segs.clear()  # they may be parts of the views
+        super().close()
 
 
 @attrs.frozen(eq=False)
@@ -72,7 +84,8 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
         traffic: Traffic,
         slots: FrameBuffers,
     ) -> None:
-        super().__init__(queue, port, traffic)
+        super().__init__(queue, port, traffic, plain=not slots.reports)
+        self._room = REPORT_END - HEADER_SIZE if slots.reports else 0
         self._slots = slots
         self._free = list(range(len(slots.addrs)))
         self._holds = False  # whether a frame is in the next free slot already
@@ -103,7 +116,7 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
     def lend(self, alone: bool) -> Lent | None:
         """Return the state for C; None if that is not possible now. ``alone``: the device is in another process."""
         ring = self.queue.ring
-        if not self.enabled or not isinstance(ring, NativeSplitVirtqueue):
+        if not self.enabled or not self.plain or not isinstance(ring, NativeSplitVirtqueue):
             return None
         self._reclaim()
         state = ring.lend() if alone or ring.num_free == ring.num else None
@@ -132,7 +145,7 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
 
     def _move_python(self, limit: int, budget: int) -> tuple[int, Wait]:
         """Move up to ``limit`` frames, or a few more than ``budget`` bytes; free slots are there."""
-        free, recv, segs, addrs = self._free, self.port.recv_into, self._slots.segs, self._slots.addrs
+        free, recv, segs, addrs, room = self._free, self.port.recv_into, self._slots.segs, self._slots.addrs, self._room
         buffers: list[tuple[Addr, int, int]] = []
         size = 0
         try:
@@ -140,7 +153,7 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
                 length = recv(segs[slot])
                 if not length:
                     return len(buffers), self._readable
-                buffers.append((addrs[slot], length, slot))
+                buffers.append((addrs[slot], length + room, slot))
                 size += length
                 if size >= budget:
                     break
@@ -182,6 +195,12 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
         return moved, AGAIN
 
 
+def _without_report(parts: list[memoryview]) -> tuple[bytes, list[memoryview], int]:
+    """Return the head, the rest and the bytes of a frame without its hash report."""
+    segs = without_report(parts)
+    return copy_out(segs, HEAD), skip(segs, HEAD), total(segs)
+
+
 class VirtioNetReceive(NetFlow[DriverQueue]):
     """From the device to the port. Every buffer returns to the ring at once, unless the frames are so large that the
     posted buffers would not stay in the cache: then the surplus is held back.
@@ -196,9 +215,11 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
         rules: HeaderRules,
         mergeable: bool,
         offloads: Offloads,
+        reports: Counter[str],
     ) -> None:
-        """``offloads``: those of the port."""
-        super().__init__(queue, port, traffic)
+        """``offloads``: those of the port; ``reports`` counts frames by their hash report."""
+        super().__init__(queue, port, traffic, plain=not slots.reports)
+        self._reports = reports
         self._slots = slots
         self.rules = rules
         self.mergeable = mergeable
@@ -216,7 +237,8 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
 
     def move(self) -> tuple[int, Wait]:
         ring, traffic, rules, port = self.queue.ring, self.traffic, self.rules, self.port
-        send, known, segs, mergeable = port.send, rules.known, self._slots.segs, self.mergeable
+        send, known, views, mergeable = port.send, rules.known, self._slots.views, self.mergeable
+        reports = self._slots.reports
         data_valid = rules.data_valid
         native = self._native if self._native is not None and self._native.native else None
         moved = size = 0
@@ -234,14 +256,19 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
             try:
                 while at < end:
                     slot, length = taken[at]
-                    seg = segs[slot][0]
+                    seg = views[slot]
                     (head,) = unpack_head(seg) if length >= HEAD else (bytes(seg[:length]),)
                     rest, count = [seg[HEAD:length]], 1
+                    if reports:
+                        name = report_of(seg[:length])
+                        head, rest, length = _without_report([seg[:length]])
                     low, high, out, spread = known.get(head) or rules.judge(head)
                     if spread > 1 and mergeable:
                         parts = self._parts(taken, at, spread)
                         length, count = total(parts), len(parts)
                         head, rest = copy_out(parts, HEAD), skip(parts, HEAD)
+                        if reports:
+                            head, rest, length = _without_report(parts)
                         low, high, out, _ = known.get(head) or rules.judge(head)
                         if count < spread:
                             # The rest of the frame should have been published together with its start.
@@ -255,6 +282,8 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
                     elif send(out, rest):
                         packets += 1
                         octets += length - HEADER_SIZE
+                        if reports:
+                            self._reports[name] += 1
                     else:
                         return moved + at, self._writable
                     at += count
@@ -276,7 +305,7 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
     def lend(self, alone: bool) -> Lent | None:
         """Return the state for C; None if that is not possible now. ``alone``: the device is in another process."""
         ring = self.queue.ring
-        if self._taken or not isinstance(ring, NativeSplitVirtqueue):
+        if self._taken or not self.plain or not isinstance(ring, NativeSplitVirtqueue):
             return None
         self._posted = (POSTED, POSTED_BYTES) if alone else (CARRIED, CARRIED_BYTES)
         self._post()
@@ -318,4 +347,4 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
         missing = at + count - len(taken)
         if missing > 0:
             taken += self.queue.ring.get_each(missing)
-        return [self._slots.segs[slot][0][:length] for slot, length in taken[at : at + count]]
+        return [self._slots.views[slot][:length] for slot, length in taken[at : at + count]]

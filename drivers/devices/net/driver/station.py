@@ -15,7 +15,7 @@ from drivers.devices.net.control import TABLE_MAX, NetCommand, NetControl, chang
 from drivers.devices.net.driver.control import VirtioNetControlQueue
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.hashing import HashType
-from drivers.devices.net.layout import NetFeature, device_offloads, offload_features
+from drivers.devices.net.layout import HASHED, NetFeature, device_offloads, offload_features
 from drivers.devices.net.statistics import (
     PART,
     PART_SIZE,
@@ -126,6 +126,8 @@ class Station:
         """Number of queue pairs in use."""
         self.rss: RssConfig | None = None
         """Parameters of receive-side scaling that the device has; None for automatic steering."""
+        self.hashing = HashConfig(0, b"")
+        """Parameters of hashes that the device has."""
         self.offloads = device_offloads(device.features)
         self._common = dict.fromkeys(Direction, NO_COALESCING)
         self.coalescing: dict[int, Coalescing] = {}
@@ -154,6 +156,7 @@ class Station:
         await self._apply_reception(request.reception, own, strict)
         await self._apply_offloads(request.offloads, strict)
         await self._apply_pairs(request, strict)
+        await self._apply_hash(request, strict)
         await self._apply_coalescing(request.coalescing, strict)
 
     async def acknowledge(self) -> None:
@@ -274,6 +277,7 @@ class Station:
         command = NetCommand.VQ_PAIRS_SET if rss is None else NetCommand.RSS_CONFIG
         if await self._execute(NetControl(command, count if rss is None else rss), strict=False):
             self.pairs_used, self.rss = count, rss
+            self.hashing = self.hashing if rss is None else rss.hash
         elif strict:
             pairs.use(self.pairs_used)
             raise CommandRefused("the device refused it")
@@ -305,6 +309,21 @@ class Station:
         if result is None:
             raise CommandRefused("the device refused it")
         return result
+
+    async def _apply_hash(self, request: NetRequest, strict: bool) -> None:
+        """Have the device report the hashes of frames; under receive-side scaling it does already."""
+        if strict and not self._features & HASHED and (request.hash_types, request.hash_key) != (None, KEY):
+            raise CommandRefused("neither RSS nor HASH_REPORT was negotiated")
+        if not self._has(F.HASH_REPORT) or self.rss is not None:
+            return
+        wanted = HashConfig(self._hash_types(request, strict), request.hash_key)
+        if wanted != self.hashing and await self._execute(NetControl(NetCommand.HASH_CONFIG, wanted), strict):
+            self.hashing = wanted
+
+    @property
+    def report_types(self) -> int:
+        """Bitmap of the types of packets whose hash the device reports."""
+        return self.hashing.types if self._has(F.HASH_REPORT) else 0
 
     async def queue_enabled(self, index: int) -> None:
         """Bring a queue that was reset alone to the requested settings; it has those of its direction."""
