@@ -11,6 +11,7 @@ import pytest
 from drivers.contracts.ports import NO_OFFLOADS, Offloads
 from drivers.errors import PortGone
 from support.rigs.tun import OWN, Socket, tun
+from vnet.ports.packet.pytun_device import TUNSETVNETHDRSZ, open_device
 from vnet.ports.packet.tun import TunPort
 from vnet.ports.packet.tuntap import TUN_F_CSUM, TUNSETCARRIER, TUNSETOFFLOAD
 
@@ -56,3 +57,14 @@ async def test_a_carrier_that_cannot_be_set_names_the_interface_and_does_not_kee
     port.stop()
     assert not port.live
     port.close()
+
+
+async def test_a_header_that_is_refused_names_the_interface_and_deletes_it(
+    device: Socket, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(TUNSETVNETHDRSZ, lambda _: True, errno.EINVAL)
+    monkeypatch.setattr("pytun.TunTapDevice", lambda **_: device)
+    with pytest.raises(OSError, match="Invalid argument") as caught:
+        open_device("tun", "vnet0")
+    assert caught.value.filename == "vnet0"
+    assert device.fileno() == -1

@@ -12,6 +12,7 @@ from typing import Protocol, cast
 import pytun
 
 from drivers.contracts.ports import HEADER_SIZE
+from vnet.linux.files import naming
 
 __all__ = ["TunTapDevice", "open_device"]
 
@@ -38,6 +39,11 @@ def open_device(kind: str, ifname: str, *, multi: bool = False) -> TunTapDevice:
     except pytun.Error as error:
         # pytun's own checks raise errors without an errno; callers expect OSError.
         raise OSError(*error.args if len(error.args) > 1 else (errno.EINVAL, str(error)), ifname) from None
-    os.set_blocking(device.fileno(), False)
-    fcntl.ioctl(device.fileno(), TUNSETVNETHDRSZ, struct.pack("i", HEADER_SIZE))
+    try:
+        with naming(ifname):
+            os.set_blocking(device.fileno(), False)
+            fcntl.ioctl(device.fileno(), TUNSETVNETHDRSZ, struct.pack("i", HEADER_SIZE))
+    except BaseException:
+        device.close()
+        raise
     return device
