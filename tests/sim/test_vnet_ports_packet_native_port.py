@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from drivers.contracts.ports import NO_FRAME, NOT_PLAIN
+from drivers.contracts.ports import NO_FRAME, NO_OFFLOADS, NOT_PLAIN
 from drivers.devices.net.flow import Figures
 from rings.memory import Addr
 from support.native import NEEDS_NATIVE
@@ -101,3 +101,49 @@ async def test_a_frame_that_a_shuttle_left_is_handed_up_once_before_it_reads_aga
     assert read(port) == ([], 0, 77)
     assert read(port) == ([], 0, NO_FRAME)
     assert port.lend_reader() is not None
+
+
+def leave_frame(port: TunPort | TapPort, make: Make) -> tuple[Slots, memoryview, int]:
+    """Let a shuttle leave a frame in the next free buffer; return both buffers, that one, and the bytes read."""
+    slots = Slots(memoryview(bytearray(2 * SIZE)))
+    buffer = slots.block[SIZE:]
+    left = PLAIN + (ipv4() if make is tun else PEER + OWN + IPV4 + ipv4())
+    at = port.FRONT - len(PLAIN)
+    buffer[at : at + len(left)] = left
+    port.take_back(Figures(0, 0), len(left))
+    return slots, buffer, len(left)
+
+
+@NEEDS_NATIVE
+@MAKE
+async def test_a_frame_that_a_shuttle_left_comes_before_the_ports_own(device: Socket, make: Make) -> None:
+    """Own frames, such as an answer to an ARP request of this moment, have no place in its buffer."""
+    port = await make(device)
+    slots, buffer, left = leave_frame(port, make)
+    await port.announce()
+    assert port.recv_slots(slots, [0, 1], 2, 1 << 20) == ([], 0, left)
+    length = port.judge_read(left, [buffer])
+    assert bytes(buffer[length - len(ipv4()) : length]) == ipv4()
+    assert port.recv_slots(slots, [0, 1], 2, 1 << 20) == ([], 0, NOT_PLAIN)
+    assert ipv4() not in receive(port)
+
+
+@MAKE
+async def test_python_takes_the_frame_that_a_shuttle_left(device: Socket, make: Make) -> None:
+    port = await make(device)
+    _, buffer, _ = leave_frame(port, make)
+    assert port.pending()
+    length = port.recv_into([buffer])
+    assert bytes(buffer[length - len(ipv4()) : length]) == ipv4()
+    assert not port.pending()
+
+
+@NEEDS_NATIVE
+@MAKE
+async def test_a_port_that_stops_drops_the_frame_that_a_shuttle_left(device: Socket, make: Make) -> None:
+    port = await make(device)
+    leave_frame(port, make)
+    port.stop()
+    assert port.statistics().drops == {"stopped": 1}
+    await port.start(mac=OWN, offloads=NO_OFFLOADS, mtu=None)
+    assert read(port) == ([], 0, NO_FRAME)

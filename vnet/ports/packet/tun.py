@@ -216,7 +216,8 @@ class TunPort(TunTapPort):
     def _refresh(self) -> None:
         neighbour = self._neighbour
         # The port's own frames use the first queue, which is always in use.
-        self._plain = self._live and (self.lead is not self or not (neighbour.busy or self._outbox))
+        own = self.lead is self and (neighbour.busy or self._outbox)
+        self._plain = self._live and not (own or self._left)
         if neighbour.version != self._version:
             self._version = neighbour.version
             self._fronts.clear()

@@ -157,6 +157,8 @@ class TunTapPort(NativePort):
 
     def _end(self) -> None:
         self._live = self._plain = False
+        self.drop("stopped", self._left > 0)
+        self._left = 0
         if self._fd >= 0 and self._started.is_set():
             self._started = trio.Event()
 
@@ -249,6 +251,9 @@ class TunTapPort(NativePort):
         drops = 0
         while drops < BURST_OF_DROPS:
             if not self._plain:
+                if self._left:
+                    left, self._left = self._left, 0
+                    return self.judge_read(left, segs)
                 size = self._own_frame(segs)
                 if size or not self._live:
                     return size
@@ -285,7 +290,11 @@ class TunTapPort(NativePort):
             return size
 
         self._read = first
-        return self.recv_into(segs)
+        self._plain = True  # the port's own frames wait: their buffer has this one
+        try:
+            return self.recv_into(segs)
+        finally:
+            self._refresh()
 
     def fileno(self) -> int:
         """Return the descriptor; -1 once closed."""
@@ -412,7 +421,7 @@ class TunTapPort(NativePort):
 
     def _refresh(self) -> None:
         """Update ``_plain``."""
-        self._plain = self._live and not self._outbox
+        self._plain = self._live and not (self._outbox or self._left)
 
     def _tags(self, seg: memoryview) -> int:
         """Return the size of the VLAN tags of the frame in ``seg``, in bytes."""

@@ -36,7 +36,9 @@ class NativePort(InterfacePort):
     carried_bytes = 0
     """Bytes without headers that shuttles read and wrote, of ``rx_bytes`` and ``tx_bytes``."""
     _left = 0
-    """Bytes of a frame that a shuttle has read into the next buffer, and left to `judge_read`; 0 without one."""
+    """Bytes of a frame that a shuttle has read into the next buffer, and left to `judge_read`; 0 without one. No other
+    frame may take that buffer.
+    """
 
     def lend_reader(self) -> Reader | None:
         """Return what a shuttle needs to read; None if that is not possible now."""
@@ -57,7 +59,8 @@ class NativePort(InterfacePort):
         self.rx_packets += received.count
         self.rx_bytes += received.bytes
         self.carried_bytes += received.bytes
-        self._left = left
+        if left:
+            self._left, self._plain = left, False
 
     def sent(self, figures: Figures) -> None:
         """Count the frames that a shuttle wrote."""
@@ -107,11 +110,12 @@ class NativePort(InterfacePort):
         verdicts: Mapping[bytes, str] | None,
         one_buffer: bool,
     ) -> tuple[list[Any], int, int]:
-        if not self._plain:
-            return [], 0, NOT_PLAIN
         if self._left:
             left, self._left = self._left, 0
+            self._refresh()
             return [], 0, left
+        if not self._plain:
+            return [], 0, NOT_PLAIN
         fronts, _ = self._caches()
         done, octets, stopped = _frames.recv_each(
             self._fd, view, targets, limit, budget, addrs, base, room, fronts, self.FRONT, self._limit, verdicts,
@@ -120,6 +124,10 @@ class NativePort(InterfacePort):
         self.rx_packets += len(done)
         self.rx_bytes += octets
         return done, octets, stopped
+
+    def _refresh(self) -> None:
+        """Update ``_plain``: whether the port is live, and neither a frame of its own nor one in a buffer waits."""
+        raise NotImplementedError
 
     def _caches(self) -> tuple[Mapping[Any, bytes], Mapping[bytes, bytes] | None]:
         """Return the fronts of known frames from the interface, and what replaces the heads of those from the ring.
