@@ -37,7 +37,7 @@ SLOPE_MAX = 0.1
 """Bytes of memory for each packet or request."""
 WARM = 0.2
 """Part of a run in which memory may still grow: caches fill."""
-JUDGED = 1_000_000
+JUDGED = 10_000_000
 """Packets or requests of a run whose growth is judged: in fewer, a single page counts for too much."""
 
 

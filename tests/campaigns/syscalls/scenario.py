@@ -135,10 +135,6 @@ SCENARIOS: Mapping[str, Scenario] = {
         f"serve blk --file disk.img {FUNCTION}",
         partial(served, "blk", ("SPLIT-DEV-14.full", "BLK-DEV-22", "RESET-DEV-1"), PciFront),
     ),
-    "serve-sandbox": Scenario(
-        f"serve blk --file disk.img --sandbox=on {SERVE}",
-        partial(served, "blk", ("SPLIT-DEV-14.full", "BLK-DEV-22"), VhostUserFront),
-    ),
     "demo-scsi": Scenario(f"demo --device scsi --seconds 1 --name {NAME}", nothing, ends=True),
     "demo-rpmsg": Scenario(f"demo --device rpmsg --seconds 1 --name {NAME}", nothing, ends=True),
 }
