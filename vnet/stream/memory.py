@@ -1,7 +1,7 @@
 """The other process's memory, as rings use it: their words are read ahead, and what a device writes is sent by length.
 
 A request takes as long for a word as for 4 KiB. So the first load of a ring's word in a turn reads the whole area, and
-those areas besides that the turn before used, and later loads of the turn are from these copies. They end at a fence,
+those areas besides that the turns before used, and later loads of the turn are from these copies. They end at a fence,
 which rings have wherever a load must not be older than a store; when a request of the other end arrives; and when the
 task waits. An area is read in the order of the ring, from the loaded word on, and the areas in the order in which they
 were used. So no load is older than one before it that it depends on: available index, entries, descriptors.
@@ -9,6 +9,7 @@ were used. So no load is older than one before it that it depends on: available 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -26,8 +27,11 @@ __all__ = ["Dma", "StreamCopies", "StreamRange"]
 
 AREA_MAX = 64 << 10
 """Most bytes of an area that is read ahead."""
+TOO_LARGE = "more than is copied of memory that is not shared"
 AREAS_MAX = 8
-"""Most areas that are read together."""
+"""Most areas of a turn that are read together with those of others."""
+TURNS = 3
+"""Turns after which an area that none of them used is no longer read with others."""
 
 
 class Dma(RemoteAccess):
@@ -79,8 +83,10 @@ class StreamCopies(Copies):
         """Areas with a copy, in the order in which they were read."""
         self._used: list[AreaWords] = []
         """Those that were used since, in the order of their first use."""
+        self._turns: deque[list[AreaWords]] = deque(maxlen=TURNS)
+        """Those that were used between two calls of `drop`, the last ones."""
         self._before: list[AreaWords] = []
-        """Those that were used before the last `drop`."""
+        """All of these."""
 
     # Buffers
 
@@ -101,7 +107,7 @@ class StreamCopies(Copies):
         if not writable or self._batch is None:
             return super().make(access, address, size, writable)
         if size > COPY_MAX or size + self._written > COPIES_MAX:
-            raise MemoryFault(address, size, write=True, reason="more than is copied of memory that is not shared")
+            raise MemoryFault(address, size, write=True, reason=TOO_LARGE)
         copy = _Written(address, bytearray(size), access.write)
         self._batch.append(copy)
         self._written += size
@@ -133,7 +139,10 @@ class StreamCopies(Copies):
             words.forget()
         self._areas.clear()
         if self._used:
-            self._before, self._used = self._used[:AREAS_MAX], []
+            # A turn begins with the available index and goes on to descriptors, or ends with a look at an event alone.
+            self._turns.append(self._used[:AREAS_MAX])
+            self._used = []
+            self._before = list(dict.fromkeys(words for turn in reversed(self._turns) for words in turn))
 
     def flush(self) -> None:
         if self.held:
