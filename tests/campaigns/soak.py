@@ -65,7 +65,7 @@ class State:
     fds: int
     tasks: int
     heads: Mapping[str, int]
-    """Chains in flight by queue, as its driver counts them."""
+    """Chains in flight by device, side and queue, as that side counts them."""
 
 
 class Soak:
@@ -100,10 +100,12 @@ class Soak:
         _wait(self._report.exists, "the process did not write its report")
         devices = self.view()["devices"]
         heads = {
-            f"{device} {queue['name']}": queue["ring"]["in_flight"]
+            f"{device} {side} {queue['name']}": queue["ring"]["in_flight"]
             for device in ("net0", "disk0")
-            for queue in devices[device]["driver"]["queues"]
-            if queue["ring"] is not None
+            for side in ("driver", "device")
+            for queue in devices[device][side]["queues"]
+            # A driver takes the buffers of sent packets back only when it sends the next one.
+            if queue["ring"] is not None and (side, queue["name"][:8]) != ("driver", "transmit")
         }
         fds = sum(1 for _ in Path(f"/proc/{self.process.pid}/fd").iterdir())
         return State(fds, int(self._report.read_text()), heads)
