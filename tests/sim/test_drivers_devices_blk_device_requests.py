@@ -117,6 +117,12 @@ async def test_a_driver_chooses_the_cache_mode_while_it_runs_and_nothing_else() 
         assert pair.store.log[-1] == "pwritev"
 
 
+@pytest.mark.virtio("BLK-DEV-7")
+async def test_a_disk_without_zones_shows_zeroes_in_their_place() -> None:
+    async with open_blk_pair() as pair:
+        assert await pair.virtio.ops.read_config(72, 24) == bytes(24)
+
+
 @pytest.mark.virtio("BLK-DRV-19")
 async def test_a_driver_that_turned_the_cache_off_still_asks_for_a_flush() -> None:
     async with open_blk_pair() as pair:

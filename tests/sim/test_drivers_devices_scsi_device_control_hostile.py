@@ -71,6 +71,7 @@ async def test_an_aborted_command_is_in_its_ring_when_the_answer_to_the_abort_is
         await until(lambda: store.inside == 1)
         before = driver.rings[FIRST].used_idx
         abort = send(driver, [tmf(Tmf.ABORT_TASK, tag=5)], queue=CONTROL, response=1)
+        await trio.sleep(0.1)
         store.gate.set()
         await until(lambda: not request.pending and not abort.pending)
         assert seen == [before + 1]

@@ -109,6 +109,25 @@ async def test_a_configuration_that_can_not_be_is_refused_in_one_sentence(
             await pair.world.wait_up()
 
 
+@pytest.mark.virtio("SCSI-DRV-5")
+async def test_a_unit_has_no_more_commands_than_a_queue_has_descriptors() -> None:
+    async with open_scsi_pair(ScsiOptions(queues=2, queue_size=4, workers=16)) as pair, tapped(pair) as tap:
+        config = tap.structures[CfgType.DEVICE]
+        tap.lies[config.bar, config.offset + ScsiConfigField.CMD_PER_LUN.value[0]] = lambda _: 100
+        pair.rc.pci.register_device(tap)
+        await pair.world.wait_up()
+        await pair.initiator.execute(commands.unit_ready())
+        store = pair.store
+        store.at_once, store.gate = False, trio.Event()
+        async with trio.open_nursery() as nursery:
+            for i in range(12):
+                nursery.start_soon(pair.read, i, 1)
+            await trio.testing.wait_all_tasks_blocked()
+            waiting = sum(queue.ring.state().in_flight for queue in pair.virtio.queues[2:])
+            store.gate.set()
+        assert waiting == 4
+
+
 @pytest.mark.hostile("D07")
 @pytest.mark.virtio("SCSI-DRV-4")
 @pytest.mark.parametrize(

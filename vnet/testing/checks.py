@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gc
+import logging
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Self
 
 import trio
 import trio.testing
 
 from rings.memory import Addr
 from vnet.host.host import Host
+from vnet.system.limited import LINES, PER
 from vnet.testing.pair import Pair
 
 __all__ = ["TURNS", "Turns", "bounded", "unharmed", "until"]
@@ -23,11 +27,20 @@ TURNS = 20_000
 
 @asynccontextmanager
 async def unharmed(pair: Pair) -> AsyncIterator[None]:
-    """Check that the body leaks nothing, writes only granted memory, and leaves a device that works.
+    """Check that the body leaks nothing, writes only granted memory, logs little, and leaves a device that works.
 
     Afterwards the device is reset and brought up, a hashed megabyte crosses in each direction, and the
-    footprint is what it was. A second device must have kept running without any of this.
+    footprint is what it was. A second device must have kept running without any of this. No logger may have written
+    more than 10 lines of one level in 5 seconds.
     """
+    with _LineCount() as lines:
+        async with _unharmed(pair):
+            yield
+    assert not lines.floods, f"more than {LINES} lines in {PER:g} s: {lines.floods}"
+
+
+@asynccontextmanager
+async def _unharmed(pair: Pair) -> AsyncIterator[None]:
     await trio.testing.wait_all_tasks_blocked()
     before = pair.footprint()
     canaries = _Canaries(pair.rc)
@@ -44,6 +57,32 @@ async def unharmed(pair: Pair) -> AsyncIterator[None]:
         gc.collect()  # memory stays mapped until the last slice of it is gone, which may be garbage by now
         after = pair.footprint()
     assert after.within(before), f"something was not given back:\n{before}\n{after}"
+
+
+class _LineCount(logging.Handler):
+    """Finds loggers that write more than `LINES` lines of a level, and one that counts the others, in `PER` seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._times: dict[tuple[str, int], deque[float]] = {}
+        self.floods: set[str] = set()
+
+    def __enter__(self) -> Self:
+        logging.getLogger("vnet").addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("vnet").removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            now = trio.current_time()
+        except RuntimeError:  # in a thread of its own
+            return
+        times = self._times.setdefault((record.name, record.levelno), deque(maxlen=LINES + 2))
+        times.append(now)
+        if len(times) > LINES + 1 and times[-1] - times[0] < PER:
+            self.floods.add(record.name)
 
 
 class _Canaries:
