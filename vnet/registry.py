@@ -79,7 +79,12 @@ class Registry(Mapping[str, T], Generic[T]):
             self._complete = True  # before the packages are imported, which may ask for names
             from importlib.metadata import entry_points  # slow to import
 
-            for point in entry_points(group=self._group):
+            try:
+                points = entry_points(group=self._group)
+            except OSError as exc:
+                exc.filename = exc.filename or "the metadata of installed packages"
+                raise
+            for point in points:
                 try:
                     self.add(point.name, point.load())
                 except FAILURES as exc:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.metadata
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -101,3 +104,13 @@ def test_records_added_in_a_context_go_with_it() -> None:
         table.add("two", 2)
         assert dict(table) == {"one": 1, "two": 2}
     assert dict(table) == {"one": 1}
+
+
+def test_metadata_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: str) -> NoReturn:
+        raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", fail)
+    with pytest.raises(InterruptedError) as caught:
+        list(registry())
+    assert caught.value.filename == "the metadata of installed packages"
