@@ -16,7 +16,18 @@ from drivers.devices.net.layout import MAX_FRAME
 from drivers.devices.net.vlan import TAGS_ROOM, frame_limit
 from rings.chain import copy_out
 
-__all__ = ["ECN", "HEAD", "KNOWN_MAX", "DATA_VALID", "NEEDS_CSUM", "GsoType", "HeaderRules", "Verdict", "unpack_head"]
+__all__ = [
+    "DATA_VALID",
+    "ECN",
+    "HEAD",
+    "KNOWN_MAX",
+    "NEEDS_CSUM",
+    "GsoType",
+    "HeaderRules",
+    "Verdict",
+    "set_header_length",
+    "unpack_head",
+]
 
 HEAD = HEADER_SIZE + ETH_HLEN
 """Bytes of a head: virtio_net_hdr and Ethernet header, by which frames are judged."""
@@ -26,6 +37,10 @@ unpack_head = struct.Struct(f"{HEAD}s").unpack_from
 NEEDS_CSUM, DATA_VALID = 1, 2
 ECN = 0x80
 """Flag of gso_type: the connection uses ECN."""
+
+
+UDP_HLEN, DATA_OFFSET = 8, 12
+"""Bytes of a UDP header, and offset of a TCP header's length, in its upper four bits."""
 
 
 class GsoType(IntEnum):
@@ -50,6 +65,23 @@ Verdict = tuple[int, int, bytes, int]
 KNOWN_MAX = 1024
 """Maximum number of remembered heads."""
 _NEVER = 1, 0
+
+
+def set_header_length(frame: memoryview, room: int) -> None:
+    """Set hdr_len of a segmented frame to the bytes of its headers, through the transport header (section 5.1.9.2.1).
+
+    ``room``: bytes between virtio_net_hdr and frame. A port's kernel leaves a hint there. A frame that is too short for
+    its transport header is left as it is: a device drops it.
+    """
+    kind = frame[1] & ~ECN
+    if not kind:
+        return
+    start = int.from_bytes(frame[6:8], "little")
+    at = HEADER_SIZE + room + start + DATA_OFFSET
+    if kind == GsoType.UDP_L4:
+        frame[2:4] = (start + UDP_HLEN).to_bytes(2, "little")
+    elif at < len(frame):
+        frame[2:4] = (start + (frame[at] >> 4) * 4).to_bytes(2, "little")
 
 
 @attrs.define

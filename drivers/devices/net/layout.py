@@ -73,6 +73,7 @@ class NetFeature(IntEnum):
     GUEST_USO6 = 55
     HOST_USO = 56
     HASH_REPORT = 57
+    GUEST_HDRLEN = 59
     RSS = 60
     SPEED_DUPLEX = 63
 
@@ -104,7 +105,7 @@ TABLE = FeatureTable(
     },
 )
 SUPPORTED = mask(NetFeature) | COMMON
-REQUESTED = mask((F.RSS, F.HASH_REPORT))
+REQUESTED = mask((F.RSS, F.HASH_REPORT, F.GUEST_HDRLEN))
 """Features that a device offers only if its user wants it to: Python moves its frames then."""
 USUAL = SUPPORTED & ~REQUESTED
 CONTROLLED = mask((F.CTRL_VQ, *COMMANDED))

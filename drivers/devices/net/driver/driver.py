@@ -296,7 +296,8 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
     def _transmitter(self, pair: int) -> VirtioNetTransmit:
         settings, index = self.settings, 2 * pair + 1
         port, sent = settings.port.queues[pair], settings.figures.pairs[pair].sent
-        return VirtioNetTransmit(self.device.queues[index], port, sent, self._buffers[index])
+        exact = self.device.has(F.GUEST_HDRLEN)
+        return VirtioNetTransmit(self.device.queues[index], port, sent, self._buffers[index], exact=exact)
 
     def _serve(self, nursery: trio.Nursery, flow: NetFlow[DriverQueue]) -> None:
         task = self._tasks[flow] = trio.CancelScope(), trio.Event()

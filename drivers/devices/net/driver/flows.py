@@ -12,7 +12,7 @@ from drivers.contracts.hw import DmaMemory
 from drivers.contracts.ports import HEADER_SIZE, NO_FRAME, NOT_PLAIN, NativeQueue, Offloads, PacketQueue
 from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, Figures, NetFlow, Traffic
 from drivers.devices.net.hashing import REPORT_END, report_of, without_report
-from drivers.devices.net.header import HEAD, HeaderRules, unpack_head
+from drivers.devices.net.header import HEAD, HeaderRules, set_header_length, unpack_head
 from drivers.devices.net.software import convert_data_valid
 from drivers.flow.pump import AGAIN, QUEUE, Wait
 from drivers.memory.buffers import BufferBlock
@@ -83,8 +83,12 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
         port: PacketQueue,
         traffic: Traffic,
         slots: FrameBuffers,
+        *,
+        exact: bool = False,
     ) -> None:
-        super().__init__(queue, port, traffic, plain=not slots.reports)
+        """``exact``: whether the header of a segmented frame has the exact length of its headers."""
+        super().__init__(queue, port, traffic, plain=not (slots.reports or exact))
+        self._exact = exact
         self._room = REPORT_END - HEADER_SIZE if slots.reports else 0
         self._slots = slots
         self._free = list(range(len(slots.addrs)))
@@ -146,6 +150,7 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
     def _move_python(self, limit: int, budget: int) -> tuple[int, Wait]:
         """Move up to ``limit`` frames, or a few more than ``budget`` bytes; free slots are there."""
         free, recv, segs, addrs, room = self._free, self.port.recv_into, self._slots.segs, self._slots.addrs, self._room
+        exact, views = self._exact, self._slots.views
         buffers: list[tuple[Addr, int, int]] = []
         size = 0
         try:
@@ -153,6 +158,8 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
                 length = recv(segs[slot])
                 if not length:
                     return len(buffers), self._readable
+                if exact:
+                    set_header_length(views[slot][: length + room], room)
                 buffers.append((addrs[slot], length + room, slot))
                 size += length
                 if size >= budget:
