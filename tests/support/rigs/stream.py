@@ -16,7 +16,8 @@ from rings.memory import PhysAddr
 from support.rigs.pcie import HEADER, Registers
 from vnet.link.ideal import IdealLink
 from vnet.link.transaction.codec import emit, parse
-from vnet.link.transaction.packets import Tlp
+from vnet.link.transaction.packets import Completion, ConfigWrite, Header, MemoryRead, MemoryWrite, Tlp
+from vnet.link.wire.completer import requester_of
 from vnet.linux.memory import HostMemory
 from vnet.pcie.epc import EndpointController
 from vnet.pcie.rc import RootComplex
@@ -28,7 +29,22 @@ from vnet.stream.handshake import Handshake, Side, StreamIdentity
 from vnet.stream.peer import StreamPeer
 from vnet.testing import until
 
-__all__ = ["BAR", "IDENTITY", "KEY", "MEMORY", "RAM", "Script", "StreamScene", "open_endpoint", "open_root"]
+__all__ = [
+    "BAR",
+    "FUNCTION",
+    "IDENTITY",
+    "KEY",
+    "MEMORY",
+    "RAM",
+    "ROOT",
+    "WRITE",
+    "Script",
+    "StreamScene",
+    "open_endpoint",
+    "open_root",
+    "started",
+    "works",
+]
 
 T = TypeVar("T")
 KEY = "0123456789abcdef"
@@ -37,6 +53,9 @@ RAM, MEMORY = 0x4000_0000, 1 << 20
 """Address and bytes of the root complex's host's memory."""
 BAR = 0x10_0000_0000
 PATIENCE = 30.0
+ROOT = Header(0, 7)
+FUNCTION = requester_of(0)
+WRITE = MemoryWrite(header=ROOT, address=BAR, data=b"\1\2\3\4")
 
 
 class Script:
@@ -102,6 +121,31 @@ class Script:
         """Wait for the endpoint, as a root does."""
         self.control(Control.READY)
         return self.grant()
+
+
+def config(register: int, data: bytes) -> ConfigWrite:
+    return ConfigWrite(header=ROOT, target=FUNCTION, register=register, data=data)
+
+
+def enable(other: Script) -> Script:
+    """Place BAR 0, and let the function be accessed and access memory."""
+    for register, data in ((0x10, b"\0\0\0\0"), (0x14, b"\x10\0\0\0"), (0x04, b"\6\0\0\0")):
+        other.send(config(register, data))
+        assert isinstance(other.packet(), Completion)
+    return other
+
+
+def started(other: Script) -> Script:
+    return enable(other.greet().ready())
+
+
+def works(other: Script) -> bool:
+    """Registers are written and read."""
+    started(other)
+    other.send(WRITE)
+    other.send(MemoryRead(header=ROOT, address=BAR, length=1))
+    packet = other.packet()
+    return isinstance(packet, Completion) and packet.data == WRITE.data
 
 
 @attrs.define(eq=False)
