@@ -101,7 +101,7 @@ async def test_an_error_of_the_plan_ends_the_campaign() -> None:
 
 
 class Closed:
-    """What a closed system is: a cycle of objects."""
+    """A cycle of objects, as a closed system is."""
 
     def __init__(self) -> None:
         self.itself = self
