@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +10,10 @@ import pytest
 import trio
 from trio_parallel import BrokenWorkerError
 
-from vnet.campaign import trial
 from vnet.campaign.local import run_all
 from vnet.campaign.plan import Plan
 from vnet.campaign.trial import Record, run_apart
 from vnet.errors import ConfigError
-from vnet.linux.collector import ignore_existing
 from vnet.sim.configuration import Configuration
 
 PLAN = Plan(Configuration(seconds=0.1))
@@ -98,25 +95,3 @@ async def test_an_error_of_the_plan_ends_the_campaign() -> None:
     processes = Processes(lambda seed: ConfigError("file", "hosts", None, "must be there"))
     with pytest.RaisesGroup(ConfigError):
         await run_all(processes.run_sync, PLAN, range(3), 1, LIMIT, list)
-
-
-class Closed:
-    """A cycle of objects, as a closed system is."""
-
-    def __init__(self) -> None:
-        self.itself = self
-
-
-def test_a_process_collects_the_systems_of_its_trials(monkeypatch: pytest.MonkeyPatch) -> None:
-    closed: list[weakref.ref[Closed]] = []
-
-    def run(_configuration: Configuration, seed: int) -> Record:
-        with ignore_existing():
-            closed.append(weakref.ref(Closed()))
-        return {"seed": seed}
-
-    monkeypatch.setattr(trial, "run_trial", run)
-    for seed in range(1, trial.COLLECT_EVERY + 1):
-        trial.run_seed(PLAN, seed)
-    assert len(closed) == trial.COLLECT_EVERY
-    assert not any(system() for system in closed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -25,9 +24,6 @@ ATTEMPTS = 2
 """Times that a trial is begun whose process dies: the system may have killed it for its memory."""
 ORPHANED = 60
 """Seconds beyond its limit after which a trial ends by itself, because its campaign was killed."""
-COLLECT_EVERY = 16
-"""Seeds from one full garbage collection of a process to the next. A system that has closed is garbage of the oldest
-generation (see `vnet.linux.collector`), which Python would leave alone for thousands of trials."""
 OF_ALL = ("version", "trio", "configuration")
 """Parts of a result that are the same for all seeds."""
 
@@ -37,8 +33,6 @@ def run_seed(plan: Plan, seed: int) -> Record:
     configuration, began = plan.open(), time.perf_counter()
     result = run_trial(configuration, seed)
     rest = {key: value for key, value in result.items() if key not in OF_ALL}
-    if not seed % COLLECT_EVERY:
-        gc.collect()
     return {**rest, "took": round(time.perf_counter() - began, 3)}
 
 
