@@ -38,7 +38,7 @@ from support.rigs.net_steering import (
     start,
     tcp_frame,
 )
-from vnet.testing import NetPair, hostile_driver, open_pair, over, tapped, unharmed, until
+from vnet.testing import HostileDriver, NetPair, hostile_driver, open_pair, over, tapped, unharmed, until
 
 F = NetFeature
 FLOWS = [tcp_frame(flow) for flow, _ in EXAMPLES]
@@ -123,8 +123,7 @@ async def test_frames_for_a_queue_that_is_reset_are_dropped() -> None:
         await start(driver, AGREED | 1 << RingFeature.RING_RESET)
         offer(driver, *range(PAIRS))
         assert await command(driver, 1, rss(TABLE).emit()) == OK
-        driver.write(Common.QUEUE_SELECT, 2 * WANTED[0])
-        driver.write(Common.QUEUE_RESET, 1)
+        reset(driver, WANTED[0])
         wanted: list[int | None] = [None if pair == WANTED[0] else pair for pair in WANTED]
         assert await pairs_of(driver, *FLOWS) == wanted
         assert pair.plug.figures.pairs[WANTED[0]].sent.drops == {"queue_reset": wanted.count(None)}
@@ -133,6 +132,41 @@ async def test_frames_for_a_queue_that_is_reset_are_dropped() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert driver.rings[2 * WANTED[0]].used_idx == 0, "they are gone"
         assert await pairs_of(driver, *FLOWS) == WANTED
+
+
+def reset(driver: HostileDriver[NetPair], pair: int) -> None:
+    driver.write(Common.QUEUE_SELECT, 2 * pair)
+    driver.write(Common.QUEUE_RESET, 1)
+
+
+@pytest.mark.virtio("NET-DEV-104")
+async def test_with_automatic_steering_another_queue_gets_the_frames_of_one_that_is_reset() -> None:
+    async with open_pair(SEVERAL) as pair, unharmed(pair), hostile_driver(pair) as driver:
+        await start(driver, AGREED | 1 << RingFeature.RING_RESET)
+        offer(driver, *range(PAIRS), count=30)
+        assert await command(driver, 0, b"\3\0") == OK
+        before = await pairs_of(driver, *FLOWS)
+        assert before[0] is not None
+        reset(driver, before[0])
+        after = await pairs_of(driver, *FLOWS)
+        assert not {None, before[0]} & {*after}
+
+
+@pytest.mark.virtio("NET-DEV-105")
+async def test_with_automatic_steering_frames_are_dropped_while_all_queues_are_reset() -> None:
+    async with open_pair(SEVERAL) as pair, unharmed(pair), hostile_driver(pair) as driver:
+        await start(driver, AGREED | 1 << RingFeature.RING_RESET)
+        offer(driver, *range(PAIRS), count=30)
+        assert await command(driver, 0, b"\3\0") == OK
+        for each in range(PAIRS):
+            reset(driver, each)
+        assert await pairs_of(driver, *FLOWS) == [None] * len(FLOWS)
+        assert sum(figures.sent.drops["queue_reset"] for figures in pair.plug.figures.pairs) == len(FLOWS)
+        for each in range(PAIRS):
+            driver.rings[2 * each] = driver.set_up(2 * each)
+        offer(driver, *range(PAIRS), count=30)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not any(driver.rings[2 * each].used_idx for each in range(PAIRS)), "they are gone"
 
 
 @pytest.mark.hostile("N07")

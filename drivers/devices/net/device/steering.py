@@ -158,11 +158,17 @@ class Steering:
 
     def _steer(self, index: int, frame: memoryview) -> None:
         report, value = self._hasher.hash(copy_out([frame[HEADER_SIZE:]], HASH_HEAD))
-        pair = index if self.rss is None else self.rss.pair_of(report, value)
-        if self.rss is not None and not self._live(pair):
-            self.queues[pair].drop("queue_reset")  # section 5.1.9.5.7.3
+        pair = self._pair_of(index, report, value)
+        if not self._live(pair):
+            self.queues[pair].drop("queue_reset")  # sections 5.1.9.5.6.2 and 5.1.9.5.7.3
         else:
             data = bytes(frame)
             if self.reports:
                 data = data[:HEADER_SIZE] + HASH_REPORT.pack(value, report) + data[HEADER_SIZE:]
             self.queues[pair].put(data)
+
+    def _pair_of(self, index: int, report: int, value: int) -> int:
+        """Return the pair that gets a frame of queue ``index`` of the port: one that can take it, if it may be any."""
+        if self.rss is not None:
+            return self.rss.pair_of(report, value)
+        return next((pair for pair in (index, *range(self._used)) if self._live(pair)), index)
