@@ -99,7 +99,7 @@ def test_a_system_that_stays_up_obeys_every_line(require_tool: RequireTool) -> N
 @pytest.mark.usefixtures("privileged", "no_leaks")
 def test_a_network_device_is_changed_as_every_line_says(require_tool: RequireTool) -> None:
     require_tool("ip")
-    [start], lines = block("## Network devices"), block("In another shell")
+    [start], lines = block("## Network devices"), block("In another shell:\n")
     with subprocess.Popen(start, shell=True, cwd=ROOT, stdout=subprocess.PIPE, text=True, process_group=0) as up:
         try:
             assert up.stdout is not None

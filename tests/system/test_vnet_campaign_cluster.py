@@ -32,6 +32,7 @@ def with_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:  # short: it has sockets
         monkeypatch.setenv("RAY_TMPDIR", folder)
+        monkeypatch.chdir(folder)  # Ray's processes import from the folder of the first one: not from the work tree
         yield
 
 
