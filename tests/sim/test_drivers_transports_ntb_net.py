@@ -15,9 +15,11 @@ from drivers.transports.ntb.registers import Spad
 from rings.memory import Addr
 from support.paths import TOPOLOGIES
 from vnet.cli.tree import tree
+from vnet.errors import UnsupportedRequest
 from vnet.ports.packet.memory import MemoryPort
 from vnet.system.snapshot import take_snapshot
 from vnet.system.world import open_world
+from vnet.testing import until
 from vnet.testing.net import FRAME, NetPair, Options, open_pair
 from vnet.topology import parse
 
@@ -137,6 +139,22 @@ async def test_a_burst_all_of_whose_doorbells_are_lost_is_late_by_less_than_100_
         assert Bar.DOORBELLS in rung
         other = ends(pair)[1 - end]
         assert other.rescues >= 1
+        await pair.transfer()
+
+
+async def test_a_fault_of_a_re_check_is_one_of_its_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_pair(OVER_NTB) as pair:
+        queue = pair.vhost.queues[1]
+        tried: list[float] = []
+
+        def rearm() -> bool:
+            tried.append(trio.current_time())
+            raise UnsupportedRequest(0x1000, 2, write=False, reason="nothing there")
+
+        monkeypatch.setattr(queue, "rearm", rearm)
+        await until(lambda: bool(tried), 5)
+        monkeypatch.undo()
+        await pair.world.wait_up()
         await pair.transfer()
 
 

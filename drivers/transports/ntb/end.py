@@ -15,6 +15,7 @@ from drivers.carriers.ntb import NtbDevice
 from drivers.errors import ProbeError
 from drivers.flow.pump import QueueEnd, Signal, rescue
 from drivers.transports.ntb.registers import DB_CONTROL, DB_MASK, SPADS, Spad
+from rings.errors import MemoryFault, RemoteRingError
 from rings.features import bits
 
 __all__ = ["BEAT", "BEATS_MISSED", "NtbEnd"]
@@ -136,9 +137,14 @@ class NtbEnd(ABC):
 
     def _recheck(self) -> None:
         for queue in self.queue_ends():
-            if queue.live and queue.reachable() and queue.signal.awaited and rescue(queue):
-                self.rescues += 1
-                queue.signal.set()
+            if queue.live and queue.reachable() and queue.signal.awaited:
+                try:
+                    found = rescue(queue)
+                    self.rescues += found
+                except (MemoryFault, RemoteRingError):
+                    found = True  # the queue's task meets the error again, and handles it
+                if found:
+                    queue.signal.set()
 
 
 def check(ntb: NtbDevice) -> None:
