@@ -139,11 +139,11 @@ class NtbEnd(ABC):
         for queue in self.queue_ends():
             if queue.live and queue.reachable() and queue.signal.awaited:
                 try:
-                    found = rescue(queue)
-                    self.rescues += found
+                    has_work = rescue(queue)
+                    self.rescues += has_work
                 except (MemoryFault, RemoteRingError):
-                    found = True  # the queue's task meets the error again, and handles it
-                if found:
+                    has_work = True  # the queue's task meets the error again, and handles it
+                if has_work:
                     queue.signal.set()
 
 
