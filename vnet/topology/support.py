@@ -14,8 +14,8 @@ __all__ = ["MatrixCell", "cells", "matrix", "unmediated"]
 
 KINDS = ("ideal", "timed", "faulty", "wire")
 """Kinds of links."""
-PROTOCOLS = {"link": "vfio-user"}
-"""Protocol between the processes at both ends, by what transports are on."""
+PROTOCOLS = {"link": "vfio-user, stream"}
+"""Protocols between the processes at both ends, by what transports are on."""
 NOTES = "¹²³⁴⁵⁶⁷⁸⁹"
 """Marks of notes, in order."""
 
@@ -56,8 +56,8 @@ def _cell(device: str, transport: str) -> MatrixCell:
     return MatrixCell(device, transport, modes, KINDS[:1], (why, unlinked))
 
 
-def _protocol(transport: str) -> str:
-    """Return the protocol between two processes that have a side each of a device over the transport."""
+def _protocols(transport: str) -> str:
+    """Return the protocols between two processes that have a side each of a device over the transport."""
     kind = TRANSPORTS[transport]
     return PROTOCOLS.get(kind.on, "vhost-user" if kind.options is SocketOptions else "none")
 
@@ -77,5 +77,5 @@ def matrix() -> str:
     some = next(iter(DEVICE_TYPES))
     links = [", ".join(table[some, name].links) if table[some, name].links == KINDS else "none" for name in columns]
     lines.append(f"| on links | {' | '.join(links)} |")
-    lines.append(f"| in two processes | {' | '.join(map(_protocol, columns))} |")
+    lines.append(f"| in two processes | {' | '.join(map(_protocols, columns))} |")
     return "\n".join([*lines, "", *(f"{mark} {why[0].upper()}{why[1:]}.  " for why, mark in notes.items())]).rstrip()
