@@ -5,54 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import trio
 from trio.testing import MockClock
 
-from support.rigs.two_processes import apart, clock
+from support.rigs.two_processes import PATIENCE, apart, clock, devices, disk_works
 from support.topologies import TWO_HOSTS
 from vnet.ends import DEVICE_TYPES
-from vnet.ends.blk import DiskEnd
 from vnet.system.snapshot import take_snapshot
-from vnet.system.world import World, open_world
+from vnet.system.world import open_world
 from vnet.testing import FRAME, fds, until
 from vnet.topology import Topology, parse, part_of
 
 __all__ = ["clock"]  # a fixture
 
-ENDS = {
-    "net": "driver = { kind = 'memory' }\ndevice = { kind = 'memory' }",
-    "blk": "device = { size = 1 }",
-    "rpmsg": "device = { channels = [{ name = 'echo', surface = 'echo' }] }",
-}
 FILE = TWO_HOSTS + 'vfio_user = "{socket}"\n'
-DEVICE = """
-[devices.{name}]
-type = "{kind}"
-transport = "{transport}"
-link = "pcie0"
-function = {function}
-{ends}
-"""
-PATIENCE = 60
-"""Seconds, on a clock that does not jump."""
 
 
 def halves(folder: Path, *kinds: str, transport: str = "pci") -> tuple[Topology, Topology]:
     """Return the root's and the endpoint's part of a topology with a device of each kind, which are its names."""
-    text = FILE.format(socket=folder / "link")
-    for function, kind in enumerate(kinds):
-        ends = ENDS.get(kind, "")
-        text += DEVICE.format(name=kind, kind=kind, transport=transport, function=function, ends=ends)
-    topology = parse(text)
+    topology = parse(FILE.format(socket=folder / "link") + devices(*kinds, transport=transport))
     return part_of(topology, "rc", "test"), part_of(topology, "ep", "test")
-
-
-async def disk_works(world: World, byte: bytes) -> None:
-    end = world.devices["blk"].driver_end
-    assert isinstance(end, DiskEnd)
-    with trio.fail_after(PATIENCE):
-        await end.disk.write(4096, byte * 4096)
-        assert await end.disk.read(4096, 4096) == byte * 4096
 
 
 @pytest.mark.parametrize("transport", ["pci", "epf_mailbox"])
@@ -64,7 +35,7 @@ async def test_a_device_of_any_type_comes_up_over_either_transport_of_a_link(
     async with apart(endpoint) as other, open_world(root, "test") as world:
         await world.wait_up()
         if kind == "blk":
-            await disk_works(world, b"x")
+            await disk_works(world)
         await until(lambda: other.devices[kind].up, PATIENCE)
 
 
@@ -77,7 +48,7 @@ async def test_two_functions_go_down_with_their_link_and_come_back(tmp_path: Pat
             async with apart(endpoint) as other:
                 await world.wait_up()
                 assert world.links["pcie0"].epoch == turn + 1
-                await disk_works(world, b"a")
+                await disk_works(world)
                 port.inject(FRAME)
                 theirs = other.memory_port("net", "device")
                 await until(lambda: theirs.statistics().tx_packets == 1, PATIENCE)  # noqa: B023
@@ -98,7 +69,7 @@ async def test_either_side_takes_the_link_down_and_up(tmp_path: Path, clock: Moc
         await until(lambda: not other.devices["blk"].up, PATIENCE)
         world.links["pcie0"].bring_up()
         await until(lambda: world.devices["blk"].up, PATIENCE)
-        await disk_works(world, b"u")
+        await disk_works(world)
         snapshot = take_snapshot(world).devices["blk"]
         assert snapshot.device.foreign
         assert not snapshot.driver.foreign

@@ -10,10 +10,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from support.rigs.two_processes import apart, clock
+from support.rigs.two_processes import PATIENCE, apart, clock, devices, disk_works
 from support.topologies import TWO_HOSTS
 from vnet.ends import DEVICE_TYPES
-from vnet.ends.blk import DiskEnd
 from vnet.ports.packet.memory import MemoryPort
 from vnet.stream.address import Address
 from vnet.stream.peer import StreamPeer
@@ -25,46 +24,21 @@ from vnet.topology.part import Place
 
 __all__ = ["clock"]  # a fixture
 
-ENDS = {
-    "net": "driver = { kind = 'memory' }\ndevice = { kind = 'memory' }",
-    "blk": "device = { size = 1 }",
-    "rpmsg": "device = { channels = [{ name = 'echo', surface = 'echo' }] }",
-}
 FILE = TWO_HOSTS + 'stream = { key = "0123456789abcdef" }\n'
-DEVICE = """
-[devices.{name}]
-type = "{kind}"
-transport = "{transport}"
-link = "pcie0"
-function = {function}
-ring = "{ring}"
-{ends}
-"""
-PATIENCE = 60
-"""Seconds, on a clock that does not jump."""
 
 
 def halves(
     folder: Path, *kinds: str, transport: str = "pci", ring: str = "split", file: str = FILE
 ) -> tuple[Topology, Topology]:
     """Return the root's and the endpoint's part of a topology with a device of each kind, which are its names."""
-    text = file
-    for function, kind in enumerate(kinds):
-        ends = ENDS.get(kind, "")
-        text += DEVICE.format(name=kind, kind=kind, transport=transport, function=function, ring=ring, ends=ends)
-    topology, address = parse(text), Address(str(folder / "link"), None)
+    topology, address = (
+        parse(file + devices(*kinds, transport=transport, ring=ring)),
+        Address(str(folder / "link"), None),
+    )
     return (
         part_of(topology, "rc", "test", {"pcie0": Place(address, listens=False)}),
         part_of(topology, "ep", "test", {"pcie0": Place(address, listens=True)}),
     )
-
-
-async def disk_works(world: World, size: int = 8192) -> None:
-    end, data = world.devices["blk"].driver_end, os.urandom(size)
-    assert isinstance(end, DiskEnd)
-    with trio.fail_after(PATIENCE):
-        await end.disk.write(4096, data)
-        assert await end.disk.read(4096, size) == data
 
 
 async def frames_cross(world: World, other: World, token: trio.lowlevel.TrioToken, count: int = 20) -> None:

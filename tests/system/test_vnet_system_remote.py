@@ -2,86 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support.cli import PING, READY, Up, clean_machine, left_behind, vnet
+from support.cli import READY, clean_machine, left_behind, vnet
+from support.halves import DEVICES, Halves
 from support.machine import RequireTool
 from support.topologies import TWO_HOSTS
 
 pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(1800)]
 
-TOPOLOGY = (
-    TWO_HOSTS
-    + """\
-vfio_user = "{folder}/link"
-[devices.net0]
-link = "pcie0"
-driver = {{ addresses = ["198.18.0.1/24"] }}
-device = {{ addresses = ["198.18.0.2/24"] }}
-[devices.blk0]
-type = "blk"
-link = "pcie0"
-function = 1
-driver = {{ nbd = "{folder}/disk.sock" }}
-device = {{ store = "file", path = "{folder}/disk.img", size = 8 }}
-"""
-)
-PATIENCE = 180.0
-
-
-class Halves:
-    """Both processes; each has the name of its host."""
-
-    def __init__(self, folder: Path, prefix: str, started: list[Up]) -> None:
-        self.folder, self.prefix, self._started = folder, prefix, started
-        self.file = folder / "two.toml"
-        self.file.write_text(TOPOLOGY.format(folder=folder))
-        self.running: dict[str, Up] = {}
-
-    def start(self, host: str) -> Up:
-        up = self.running[host] = Up(self.name(host), str(self.file), "--only", host, "-v")
-        self._started.append(up)
-        return up
-
-    def name(self, host: str) -> str:
-        return f"{self.prefix}-{host}"
-
-    def kill(self, host: str) -> None:
-        assert self.running[host].end(signal.SIGKILL) == -signal.SIGKILL
-
-    def pings(self) -> None:
-        deadline = time.monotonic() + PATIENCE
-        ping = ["ip", "netns", "exec", f"{self.name('rc')}-rc", *PING, "198.18.0.2"]
-        while subprocess.run(ping, capture_output=True, check=False).returncode:
-            assert time.monotonic() < deadline, {host: up.text for host, up in self.running.items()}
-
-    def copies(self, data: bytes) -> None:
-        """A file that is written to the disk is in the image, and comes back."""
-        given, returned = self.folder / "given", self.folder / "returned"
-        given.write_bytes(data)
-        uri = f"nbd+unix:///blk0?socket={self.folder}/disk.sock"
-        for source, target in ((given, uri), (uri, returned)):
-            subprocess.run(["nbdcopy", "--flush", source, target], check=True, capture_output=True, timeout=PATIENCE)
-        for path in (returned, self.folder / "disk.img"):
-            assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(data).digest()
-
-    def shows(self, host: str, *parts: str) -> None:
-        """Wait until ``vnet show`` of a host has all these parts at once."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            text = vnet("show", "--name", self.name(host), "--all").stdout
-            if all(part in text for part in parts):
-                return
-            assert time.monotonic() < deadline, (parts, text)
-            time.sleep(0.2)
+TOPOLOGY = TWO_HOSTS + 'vfio_user = "{folder}/link"\n' + DEVICES
+SIZE = 8
 
 
 @pytest.fixture
@@ -89,7 +25,7 @@ def halves(tmp_path: Path, require_tool: RequireTool) -> Iterator[Halves]:
     require_tool("ip", "ping", "nbdcopy")
     prefix = f"t{os.getpid()}-two"
     with clean_machine(prefix) as started:
-        yield Halves(tmp_path, prefix, started)
+        yield Halves(TOPOLOGY, SIZE, tmp_path, prefix, started)
 
 
 def test_traffic_crosses_and_either_process_is_killed_and_started_again(halves: Halves) -> None:
@@ -97,7 +33,7 @@ def test_traffic_crosses_and_either_process_is_killed_and_started_again(halves: 
     rc.wait_for(READY)
     ep.wait_for(READY)
     halves.pings()
-    halves.copies(os.urandom(8 << 20))
+    halves.copies(os.urandom(SIZE << 20))
     halves.shows("rc", "to vfio-user", "device net0: net over pci on pcie0, 0000:01:00.0: up", "in another process")
     halves.shows("ep", "root complex) to ep (endpoint), up", ": up", "driver at vfio-user", "connected, 2 connections")
 
@@ -105,14 +41,14 @@ def test_traffic_crosses_and_either_process_is_killed_and_started_again(halves: 
     halves.shows("rc", "down (", "not connected (", "is the other process started?")
     halves.start("ep").wait_for(READY)
     halves.pings()
-    halves.copies(os.urandom(8 << 20))
+    halves.copies(os.urandom(SIZE << 20))
     halves.shows("rc", "up, epoch 2")
 
     halves.kill("rc")
     halves.shows("ep", "not connected")
     halves.start("rc").wait_for(READY)
     halves.pings()
-    halves.copies(os.urandom(8 << 20))
+    halves.copies(os.urandom(SIZE << 20))
     for host in ("rc", "ep"):
         up = halves.running[host]
         assert up.end(signal.SIGTERM) == 0, up.text
@@ -133,7 +69,7 @@ def test_a_link_that_the_endpoint_takes_down_is_down_for_both(halves: Halves) ->
 
 def test_a_host_that_can_not_run_alone_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "two.toml"
-    file.write_text(TOPOLOGY.format(folder=tmp_path))
+    file.write_text(TOPOLOGY.format(folder=tmp_path, size=SIZE))
     done = vnet("up", str(file), "--only", "middle")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"vnet: {file}: --only = 'middle': must be one of rc, ep\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,10 +11,36 @@ import pytest
 import trio
 import trio.testing
 
+from vnet.ends.blk import DiskEnd
 from vnet.system.world import World, open_world
 from vnet.topology import Topology
 
-__all__ = ["apart", "clock"]
+__all__ = ["PATIENCE", "apart", "clock", "devices", "disk_works"]
+
+PATIENCE = 60
+"""Seconds, on a clock that does not jump."""
+ENDS = {
+    "net": "driver = { kind = 'memory' }\ndevice = { kind = 'memory' }",
+    "blk": "device = { size = 1 }",
+    "rpmsg": "device = { channels = [{ name = 'echo', surface = 'echo' }] }",
+}
+DEVICE = """
+[devices.{name}]
+type = "{name}"
+transport = "{transport}"
+link = "pcie0"
+function = {function}
+ring = "{ring}"
+{ends}
+"""
+
+
+def devices(*kinds: str, transport: str = "pci", ring: str = "split") -> str:
+    """Return the end of a topology of two hosts: a device of each kind, which is its name."""
+    return "".join(
+        DEVICE.format(name=kind, transport=transport, function=function, ring=ring, ends=ENDS.get(kind, ""))
+        for function, kind in enumerate(kinds)
+    )
 
 
 @pytest.fixture
@@ -55,3 +82,12 @@ async def apart(
         finally:
             if worlds:
                 tokens[0].run_sync_soon(end.set)
+
+
+async def disk_works(world: World, size: int = 8192) -> None:
+    """The device blk has the data that were written to it."""
+    end, data = world.devices["blk"].driver_end, os.urandom(size)
+    assert isinstance(end, DiskEnd)
+    with trio.fail_after(PATIENCE):
+        await end.disk.write(4096, data)
+        assert await end.disk.read(4096, size) == data
