@@ -19,18 +19,11 @@ from support.cli import PATIENCE, RUN_DIR, Up, vnet
 from support.docs import blocks, same_shape
 from support.machine import RequireTool
 from support.paths import BIN, ROOT, VNET
+from support.topologies import VHOST_USER_DISK
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")
 
-FRONT = """\
-[hosts.rc]
-[devices.disk0]
-type = "blk"
-transport = "vhost_user"
-host = "rc"
-socket = "{socket}"
-driver = {{ nbd = "{nbd}" }}
-"""
+FRONT = VHOST_USER_DISK + 'driver = {{ nbd = "{nbd}" }}\n'
 
 
 def until(holds: Callable[[], object]) -> None:
@@ -77,7 +70,7 @@ def test_a_driver_goes_on_after_the_process_of_its_disk_was_killed(tmp_path: Pat
     content = random.Random(18).randbytes(1 << 20)
     (tmp_path / "in").write_bytes(content)
     front, nbd = tmp_path / "front.toml", f"nbd+unix:///disk0?socket={tmp_path / 'nbd.sock'}"
-    front.write_text(FRONT.format(socket=tmp_path / "t-a.sock", nbd=tmp_path / "nbd.sock"))
+    front.write_text(FRONT.format(path=tmp_path / "t-a.sock", nbd=tmp_path / "nbd.sock"))
     with isolated(tmp_path, "--sandbox", "strict") as (supervisor, reports):
         before = processes()
         assert {name: each["system"] for name, each in before.items()} == {

@@ -15,18 +15,11 @@ from support.cli import PATIENCE, vnet
 from support.guest import Serve
 from support.machine import RequireTool
 from support.paths import VNET
+from support.topologies import VHOST_USER_DISK
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")
 
-FRONT = """\
-[hosts.rc]
-[devices.disk0]
-type = "blk"
-transport = "vhost_user"
-host = "rc"
-socket = "{socket}"
-driver = {{ nbd = "{nbd}" }}
-"""
+FRONT = VHOST_USER_DISK + 'driver = {{ nbd = "{nbd}" }}\n'
 
 
 @pytest.fixture
@@ -63,7 +56,7 @@ def test_a_served_device_is_listed_shown_captured_and_ended(
     assert "device blk0: blk over vhost_user on serve, " in run("show", "--name", name)
     assert "down (no driver is connected)" in run("show", "--name", name)
     front, nbd = tmp_path / "front.toml", tmp_path / "nbd.sock"
-    front.write_text(FRONT.format(socket=served.socket, nbd=nbd))
+    front.write_text(FRONT.format(path=served.socket, nbd=nbd))
     copy = f"nbdcopy 'nbd+unix:///disk0?socket={nbd}' {tmp_path / 'copy.img'}"
     look = f"{VNET} show --name {name} blk0 requestq1 > {tmp_path / 'ring'}; {VNET} ps --json > {tmp_path / 'ps'}"
     with subprocess.Popen(
